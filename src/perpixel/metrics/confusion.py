@@ -1,0 +1,165 @@
+"""The table of counts that all scores of label maps come from.
+
+The count runs in a compiled loop (numba) that releases the interpreter, one slice of the pixels a thread; without
+numba NumPy gives the same table, some ten times slower.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perpixel.errors import InputError
+
+# Below this many pixels a second thread costs more than it saves.
+_PIXELS_PER_THREAD = 1 << 18
+_NUMPY_CHUNK = 1 << 20
+LANES = 4
+_NO_IGNORE = np.iinfo(np.int64).min
+
+# (pred, target, num_classes, ignore_index, counts (LANES, K * K)) -> position of the first value out of range, or -1
+Kernel = Callable[[NDArray[Any], NDArray[Any], int, int, NDArray[np.int64]], int]
+
+
+def confusion_matrix(pred: Any, target: Any, *, num_classes: int, ignore_index: int | None = None) -> NDArray[np.int64]:
+    """Count the pixels of each true class by the class predicted for them.
+
+    Args:
+        pred, target: class ids of any one shape, NumPy arrays or torch tensors of whole numbers.
+        num_classes: K, background included.
+        ignore_index: pixels whose *target* is this are not counted, whatever is predicted there.
+    Returns:
+        (K, K) int64; row = truth, column = prediction. Tables of several images add up.
+    Raises:
+        InputError: shapes differ, values are not whole numbers, or one that counts lies outside 0..K-1.
+    """
+    if num_classes < 1:
+        raise InputError(f"num_classes is {num_classes}: give 1 or more")
+    pred_ids, target_ids = _as_integers(pred, "pred"), _as_integers(target, "target")
+    if pred_ids.shape != target_ids.shape:
+        raise InputError(
+            f"pred {pred_ids.shape} and target {target_ids.shape} differ in shape: resize the prediction to the truth"
+        )
+    ignored = _NO_IGNORE if ignore_index is None else int(ignore_index)
+    flat_pred, flat_target = pred_ids.reshape(-1), target_ids.reshape(-1)
+    counts, bad = _count(flat_pred, flat_target, num_classes, ignored)
+    if bad >= 0:
+        _refuse(flat_pred[bad], flat_target[bad], num_classes, ignore_index)
+    return counts.reshape(num_classes, num_classes)
+
+
+def _as_integers(values: Any, name: str) -> NDArray[Any]:
+    """`values` as uint8 or int64, so that few forms of the loop are compiled."""
+    if hasattr(values, "detach"):  # a torch tensor, without importing torch
+        values = values.detach().cpu().numpy()
+    array = np.asarray(values)
+    if array.dtype == np.bool_:
+        return np.ascontiguousarray(array).view(np.uint8)
+    if array.dtype.kind not in "iu":
+        raise InputError(f"{name} is {array.dtype}: give class ids as whole numbers (logits: take argmax over classes)")
+    return np.ascontiguousarray(array, dtype=np.uint8 if array.dtype == np.uint8 else np.int64)
+
+
+def _refuse(pred: Any, target: Any, num_classes: int, ignore_index: int | None) -> None:
+    is_target = not 0 <= target < num_classes
+    name, value = ("target", target) if is_target else ("pred", pred)
+    remedy = (
+        f"fix the label map, or name that value ignore_index (now {ignore_index})" if is_target else "check the model"
+    )
+    raise InputError(f"{name} holds {value}, outside 0..{num_classes - 1} ({num_classes} classes): {remedy}")
+
+
+def _count(pred: NDArray[Any], target: NDArray[Any], num_classes: int, ignored: int) -> tuple[NDArray[np.int64], int]:
+    """(K * K,) counts, and the position of a value out of range or -1."""
+    kernel = _compiled()
+    if kernel is None:
+        return _count_numpy(pred, target, num_classes, ignored)
+    threads = min(os.cpu_count() or 1, 1 + pred.size // _PIXELS_PER_THREAD)
+    edges = [pred.size * i // threads for i in range(threads + 1)]
+
+    def part(i: int) -> tuple[NDArray[np.int64], int]:
+        return _count_part(kernel, pred[edges[i] : edges[i + 1]], target[edges[i] : edges[i + 1]], num_classes, ignored)
+
+    if threads == 1:
+        return part(0)
+    with ThreadPoolExecutor(threads) as pool:
+        parts = list(pool.map(part, range(threads)))
+    first_bad = min((edges[i] + bad for i, (_, bad) in enumerate(parts) if bad >= 0), default=-1)
+    return np.sum([counts for counts, _ in parts], axis=0), first_bad
+
+
+def _count_part(
+    kernel: Kernel, pred: NDArray[Any], target: NDArray[Any], num_classes: int, ignored: int
+) -> tuple[NDArray[np.int64], int]:
+    """One slice: the loop takes whole blocks of LANES pixels, NumPy the few after them."""
+    whole = pred.size - pred.size % LANES
+    tables = np.zeros((LANES, num_classes * num_classes), dtype=np.int64)
+    bad = kernel(pred[:whole], target[:whole], num_classes, ignored, tables)
+    rest, bad_rest = _count_numpy(pred[whole:], target[whole:], num_classes, ignored)
+    if bad < 0 and bad_rest >= 0:
+        bad = whole + bad_rest
+    return tables.sum(axis=0) + rest, bad
+
+
+def _count_numpy(
+    pred: NDArray[Any], target: NDArray[Any], num_classes: int, ignored: int
+) -> tuple[NDArray[np.int64], int]:
+    counts = np.zeros(num_classes * num_classes, dtype=np.int64)
+    for start in range(0, pred.size, _NUMPY_CHUNK):
+        truth = target[start : start + _NUMPY_CHUNK].astype(np.int64)
+        guess = pred[start : start + _NUMPY_CHUNK].astype(np.int64)
+        valid = truth != ignored
+        bad = valid & ((truth < 0) | (truth >= num_classes) | (guess < 0) | (guess >= num_classes))
+        if bad.any():
+            return counts, start + int(bad.argmax())
+        counts += np.bincount((truth * num_classes + guess)[valid], minlength=counts.size)
+    return counts, -1
+
+
+def _loop(pred: NDArray[Any], target: NDArray[Any], num_classes: int, ignored: int, counts: NDArray[np.int64]) -> int:
+    # Neighbours mostly hit the same cell: four tables in turn let one add start before the last is stored, and the
+    # inner loop of known length is unrolled (twice as fast as one table). uint64 indices are not checked for < 0.
+    tables = counts.ravel()
+    size = num_classes * num_classes
+    for block in range(pred.size // LANES):
+        for lane in range(LANES):
+            i = block * LANES + lane
+            truth = np.int64(target[i])
+            if truth == ignored:
+                continue
+            guess = np.int64(pred[i])
+            if np.uint64(truth) >= np.uint64(num_classes) or np.uint64(guess) >= np.uint64(num_classes):
+                return i
+            tables[np.uint64(lane * size + truth * num_classes + guess)] += 1
+    return -1
+
+
+@cache
+def _compiled() -> Kernel | None:
+    """The compiled loop; None without numba (or with its compiler switched off)."""
+    try:
+        import numba
+    except ImportError:
+        return None
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
+        return None
+    uncached: Kernel = numba.njit(nogil=True)(_loop)
+    try:
+        cached: Kernel = numba.njit(nogil=True, cache=True)(_loop)
+    except RuntimeError:  # no folder in which a cache could be kept
+        return uncached
+
+    def run(pred: NDArray[Any], target: NDArray[Any], num_classes: int, ignored: int, counts: NDArray[np.int64]) -> int:
+        try:
+            return int(cached(pred, target, num_classes, ignored, counts))
+        except OSError:  # the cache folder went away, or is full: compiling anew always works
+            counts[:] = 0
+            return int(uncached(pred, target, num_classes, ignored, counts))
+
+    return run
