@@ -57,7 +57,9 @@ def atomic(path: str | Path) -> Iterator[Path]:
     make_folder(target.parent)
     temporary: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.stem[:40]}.", suffix=f".part{target.suffix}", dir=target.parent)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{target.stem[:40]}.", suffix=f".part{target.suffix}", dir=target.parent
+        )
         os.close(handle)
         temporary = Path(name)
         temporary.chmod(0o666 & ~_umask())

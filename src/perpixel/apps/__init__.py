@@ -1,1 +1,1 @@
-"""apps."""
+"""What people touch: the Python API, the command line, the report."""

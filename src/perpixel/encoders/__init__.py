@@ -1,1 +1,7 @@
-"""encoders."""
+"""Image -> features, fine to coarse, each with its `channels` and `strides`."""
+
+from perpixel.encoders.create import create_encoder
+from perpixel.encoders.encoder import Encoder
+from perpixel.encoders.weights import adapt_stem_weight, read_state_dict
+
+__all__ = ["Encoder", "adapt_stem_weight", "create_encoder", "read_state_dict"]

@@ -1,1 +1,31 @@
-"""layers."""
+"""Blocks that two or more models share."""
+
+from perpixel.layers.conv_norm_act import ConvNormAct
+from perpixel.layers.convolutionalise import conv_weight, convolutionalise, linear_to_conv
+from perpixel.layers.fit import crop_like, fit_like, pad_to_least, pad_to_like, pad_to_multiple
+from perpixel.layers.initialise import classifier_normal_, he_normal_
+from perpixel.layers.norm import BatchNorm2d
+from perpixel.layers.sizes import conv_centre, conv_size, pool_size, transposed_centre, transposed_size
+from perpixel.layers.upsample import BilinearUpsample, bilinear_kernel
+
+__all__ = [
+    "BatchNorm2d",
+    "BilinearUpsample",
+    "ConvNormAct",
+    "bilinear_kernel",
+    "classifier_normal_",
+    "conv_centre",
+    "conv_size",
+    "conv_weight",
+    "convolutionalise",
+    "crop_like",
+    "fit_like",
+    "he_normal_",
+    "linear_to_conv",
+    "pad_to_least",
+    "pad_to_like",
+    "pad_to_multiple",
+    "pool_size",
+    "transposed_centre",
+    "transposed_size",
+]

@@ -1,1 +1,16 @@
-"""planning."""
+"""Fingerprint + clock + hardware -> plan, a reason for every line."""
+
+from perpixel.planning.facts import LabelFacts, label_facts
+from perpixel.planning.plan import DEFAULT_BUDGET_S, Line, Machine, Plan, make_plan
+from perpixel.planning.rehearsal import seconds_per_megapixel
+
+__all__ = [
+    "DEFAULT_BUDGET_S",
+    "LabelFacts",
+    "Line",
+    "Machine",
+    "Plan",
+    "label_facts",
+    "make_plan",
+    "seconds_per_megapixel",
+]

@@ -1,0 +1,251 @@
+"""One function for each verb. The command line, the server and a notebook call these and nothing below them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perpixel.apps.config import make_config, parse_duration
+from perpixel.apps.training import Run, extend_run, finish_run, prepare_run, train_run
+from perpixel.data import CheckResult, Dataset, check_dataset, open_dataset, open_images, overlay_sheet
+from perpixel.engine.evaluate import evaluate_split
+from perpixel.engine.run_folder import RunFolder
+from perpixel.errors import InputError
+from perpixel.files import make_folder, write_json
+from perpixel.inference.bundle import find_bundle
+from perpixel.inference.files import predict_files
+from perpixel.inference.predictor import load
+from perpixel.planning import Plan
+
+__all__ = [
+    "Evaluation",
+    "Predictions",
+    "Run",
+    "check",
+    "evaluate",
+    "plan",
+    "predict",
+    "report",
+    "resume",
+    "train",
+]
+
+OnEvent = Callable[[dict[str, Any]], None]
+PathLike = str | Path
+
+
+def _silent(event: dict[str, Any]) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`path` of the results folder and `scores`, the content of its scores.json."""
+
+    path: Path
+    scores: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """`out` folder, and the names of the images `written` now and `skipped` because they were done."""
+
+    out: Path
+    written: list[str]
+    skipped: list[str]
+
+
+def check(
+    data: PathLike, *, out: PathLike | None = None, on_event: OnEvent | None = None, **reading: Any
+) -> CheckResult:
+    """Read every file of a data set once and report what it is and what is wrong with it.
+
+    Args:
+        data: folder, CSV list or COCO JSON.
+        out: folder for check.json, fingerprint.json and the overlay sheet check_sheet.png; None writes nothing.
+        on_event: called with progress events.
+        reading: format, classes, splits, group, ignore_values, snap, seed, as `open_dataset` takes them.
+    Raises:
+        InputError: the data set cannot even be listed.
+    """
+    dataset = open_dataset(data, **reading)
+    result = _checked(dataset, on_event or _silent)
+    if out is not None:
+        folder = make_folder(out)
+        write_json(folder / "check.json", result.to_json())
+        write_json(folder / "fingerprint.json", result.fingerprint.to_json())
+        overlay_sheet(dataset, folder / "check_sheet.png")
+    return result
+
+
+def _checked(dataset: Dataset, on_event: OnEvent) -> CheckResult:
+    def tell(done: int, total: int, name: str) -> None:
+        on_event({"kind": "progress", "done": done, "total": total, "text": f"check {name}"})
+
+    on_event({"kind": "phase", "text": "Checking the data"})
+    return check_dataset(dataset, on_progress=tell)
+
+
+def plan(
+    data: PathLike, *, budget: str | float | None = None, on_event: OnEvent | None = None, **settings: Any
+) -> Plan:
+    """What `train` would do with this data, budget and machine, and why; nothing is trained or written.
+
+    Args:
+        data: as for `check`.
+        budget: "10m", "2h" or seconds.
+        settings: any setting of `train`.
+    """
+    budget_s = None if budget is None else parse_duration(budget)
+    config = make_config(data=str(data), budget_s=budget_s, **settings)
+    return prepare_run(config, on_event=on_event or _silent).plan
+
+
+def train(
+    data: PathLike,
+    *,
+    model: str = "auto",
+    budget: str | float | None = None,
+    epochs: int | None = None,
+    out: PathLike | None = None,
+    seed: int = 0,
+    on_event: OnEvent | None = None,
+    **settings: Any,
+) -> Run:
+    """Check the data, plan, train, and leave a run folder with a bundle.
+
+    Args:
+        data: folder of images and masks, CSV list or COCO JSON.
+        model: a name in MODELS, or "auto".
+        budget: wall time for everything that this call does: "10m", "2h", or seconds. Default 10 minutes.
+        epochs: passes over the training images, in place of a budget.
+        out: run folder; default runs/DATA-MODEL.
+        seed: same seed (and epochs), same weights.
+        on_event: called with each event of log.jsonl, and with phases and progress.
+        settings: loss, class_weights, batch_size, crop (h, w), scale, learning_rate, optimizer, schedule, options,
+            precision, device, devices, patience, ...: the fields of `TrainConfig`.
+    Raises:
+        InputError: broken data, impossible settings, a run in `out` already.
+        NonFiniteLossError: the loss became NaN or infinite.
+    """
+    began = time.perf_counter()
+    if budget is not None and epochs is not None:
+        raise InputError(f"budget {budget} and epochs {epochs} were both given: give one of them")
+    budget_s = None if budget is None else parse_duration(budget)
+    config = make_config(data=str(data), model=model, budget_s=budget_s, epochs=epochs, seed=seed, **settings)
+    return train_run(config, out=out, began=began, on_event=on_event or _silent)
+
+
+def resume(run: PathLike, *, extend: str | None = None, on_event: OnEvent | None = None) -> Run:
+    """Go on with a run that was interrupted or killed, or lengthen one.
+
+    Args:
+        run: the run folder.
+        extend: more time ("5m") or more epochs ("10"); None only finishes what was planned.
+    Returns:
+        The finished run; on the CPU its weights are the same bits as those of a run that was never stopped.
+    """
+    folder = RunFolder(run).open()
+    if extend is not None:
+        extend_run(folder, extend)
+    return finish_run(folder, on_event=on_event or _silent)
+
+
+def evaluate(
+    bundle: PathLike,
+    data: PathLike | None = None,
+    *,
+    split: str = "test",
+    out: PathLike | None = None,
+    tta: bool = False,
+    device: str | None = None,
+    on_event: OnEvent | None = None,
+    **reading: Any,
+) -> Evaluation:
+    """Score a model on a split: confusion matrix, IoU, Dice, accuracies, intervals, a table, and pictures of cases.
+
+    Args:
+        bundle: a run or a bundle.
+        data: data set; None takes the one that the run was trained on.
+        split: "train", "val" or "test".
+        out: results folder; default evaluation/SPLIT beside the bundle.
+        tta: average over mirror images.
+    """
+    tell = on_event or _silent
+    folder = find_bundle(bundle)
+    home = folder.parent if folder.name == "bundle" else folder
+    dataset = _dataset_for(home, data, reading)
+    tell({"kind": "phase", "text": f"Evaluating on {split}"})
+
+    def on_image(done: int, total: int, name: str) -> None:
+        tell({"kind": "progress", "done": done, "total": total, "text": name})
+
+    where = Path(out) if out is not None else home / "evaluation" / split
+    predictor = load(folder, device=device)
+    result = evaluate_split(predictor, dataset, split, where, tta=tta, on_image=on_image)
+    result = {**result, "data": str(dataset.root), "bundle": str(folder)}
+    write_json(where / "scores.json", result)
+    return Evaluation(where, result)
+
+
+def _dataset_for(home: Path, data: PathLike | None, reading: dict[str, Any]) -> Dataset:
+    """The data set as the run read it: same splits and classes, unless another is given."""
+    run = RunFolder(home)
+    saved = run.read("config.json") if (home / "splits.json").is_file() else None
+    if saved is None:
+        if data is None:
+            raise InputError(f"{home}: a bundle does not hold its data: give the data folder as well")
+        return open_dataset(data, **reading)
+    same = data is None or Path(data).resolve() == Path(saved["data"]).resolve()
+    if not same:
+        assert data is not None
+        return open_dataset(data, **{"classes": home / "classes.json", **reading})
+    kept = {name: saved[name] for name in ("format", "group", "snap", "seed")}
+    kept |= {"classes": home / "classes.json", "splits": home / "splits.json"}
+    return open_dataset(saved["data"], **{**kept, **reading})
+
+
+def predict(
+    bundle: PathLike,
+    inputs: PathLike | Sequence[PathLike],
+    *,
+    out: PathLike,
+    overlays: bool = True,
+    probs: bool = False,
+    overwrite: bool = False,
+    tta: bool = False,
+    device: str | None = None,
+    on_event: OnEvent | None = None,
+) -> Predictions:
+    """Label files: an indexed PNG of each image's exact size and name, with overlays and probabilities where asked.
+
+    Args:
+        bundle: a run or a bundle.
+        inputs: files, folders or patterns.
+        out: folder; label maps in it, overlays in overlays/, probabilities in probs/ (NPY, float16).
+        overwrite: do again what is done; otherwise files whose results are there are skipped.
+    Raises:
+        InputError: no image found, a file that cannot be read, an output that cannot be written.
+    """
+    tell = on_event or _silent
+    listed = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
+    images = [image for one in listed for image in open_images(one)]
+    predictor = load(bundle, device=device)
+
+    def on_image(done: int, total: int, name: str) -> None:
+        tell({"kind": "progress", "done": done, "total": total, "text": name})
+
+    written, skipped = predict_files(
+        predictor, images, out, overlays=overlays, probs=probs, overwrite=overwrite, tta=tta, on_image=on_image
+    )
+    return Predictions(Path(out), written, skipped)
+
+
+def report(run: PathLike, *, out: PathLike | None = None) -> Path:
+    """One self-contained HTML page about a run. Returns its path."""
+    from perpixel.apps.report import write_report
+
+    return write_report(RunFolder(run).open().path, out)

@@ -1,0 +1,439 @@
+"""The command line: each verb parses, calls one function of the API, and prints.
+
+Nothing heavy is imported here: `perpixel --help` answers at once, torch comes with the verb that needs it.
+Exit codes: 0 done, 1 failed, 2 wrong input or usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import perpixel
+from perpixel.apps import options as opt
+from perpixel.apps import screens
+from perpixel.apps.json_output import print_document
+from perpixel.apps.progress import ProgressPrinter
+from perpixel.apps.wording import format_score, one_line, plural
+from perpixel.errors import InputError
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Label every pixel: from a folder of images and masks to a trained, measured model.",
+)
+
+# Failures that explain themselves in one line. By name, since importing their classes would import torch.
+EXPLAINED_FAILURES = ("NonFiniteLossError",)
+MEMORY_FAILURES = ("MemoryError", "OutOfMemoryError")
+USAGE_ERROR = typer.BadParameter.__bases__[0]  # click's UsageError, wherever this typer keeps click
+
+
+class StoppedByUser(Exception):
+    """Ctrl-C or SIGTERM ended the command; the text says what was saved and how to go on."""
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks (or set PERPIXEL_DEBUG=1).")] = False,
+) -> None:
+    if version:
+        print(perpixel.__version__)
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the demonstration.")] = Path("demo"),
+    budget: Annotated[str | None, typer.Option(help="Wall time for training.", show_default=False)] = None,
+    seed: opt.Seed = None,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Draw a data set, train, evaluate, predict and report, in about three minutes."""
+    from perpixel.apps.demo import run_demo
+
+    with _progress() as on_event:
+        made = run_demo(out, on_event=on_event, **opt.chosen({"budget": budget, "seed": seed}))
+    if as_json:
+        return print_document(made)
+    console = screens.make_console()
+    state = "done" if made.is_new else f"already done: {out}/demo.json"
+    console.print(f"demonstration {state}, test mIoU {format_score(made.miou)}", style="bold", soft_wrap=True)
+    screens.end(
+        console,
+        [
+            ("data", made.data),
+            ("run", made.run),
+            ("predictions", f"{made.predictions} (label maps and overlays)"),
+            ("report", f"{made.report} (open it in a browser)"),
+        ],
+        [
+            screens.command("perpixel", "check", made.data),
+            screens.command("perpixel", "train", "YOUR_FOLDER", "--budget", "10m"),
+        ],
+    )
+
+
+@app.command()
+def check(
+    context: typer.Context,
+    data: opt.Data,
+    out: opt.Out = None,
+    format: opt.Format = None,
+    classes: opt.Classes = None,
+    splits: opt.Splits = None,
+    group: opt.Group = None,
+    ignore_values: opt.Ignore = None,
+    snap: opt.Snap = None,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Read every file once: counts, sizes, classes, and every problem with its remedy."""
+    from perpixel.apps import api
+
+    folder = out or Path(f"{data.resolve().stem or 'data'}-check")
+    with _progress() as on_event:
+        result = api.check(data, out=folder, on_event=on_event, **opt.chosen(context.params, opt.DATA_SETTINGS))
+    if as_json:
+        print_document({**result.to_json(), "out": folder})
+    else:
+        console = screens.make_console()
+        screens.show_check(console, result)
+        made = [(path.suffix[1:].upper(), path) for path in sorted(folder.glob("check*"))]
+        advice = ("perpixel", "check", data) if result.errors else ("perpixel", "train", data, "--budget", "10m")
+        screens.end(console, made, [screens.command(*advice)])
+    if result.errors:
+        raise typer.Exit(2)
+
+
+@app.command()
+def plan(
+    context: typer.Context,
+    data: opt.Data,
+    budget: opt.Budget = None,
+    epochs: opt.Epochs = None,
+    model: opt.Model = None,
+    format: opt.Format = None,
+    classes: opt.Classes = None,
+    splits: opt.Splits = None,
+    group: opt.Group = None,
+    ignore_values: opt.Ignore = None,
+    snap: opt.Snap = None,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Say what training would do with this data and this time, and why."""
+    from perpixel.apps import api
+
+    with _progress() as on_event:
+        settings = opt.chosen(context.params, ("budget", "epochs", "model", *opt.DATA_SETTINGS))
+        result = api.plan(data, on_event=on_event, **settings)
+    if as_json:
+        return print_document({"lines": result.lines})
+    console = screens.make_console()
+    screens.show_plan(console, [_line_of_plan(line) for line in result.lines])
+    length = ("--epochs", epochs) if epochs else ("--budget", budget or "10m")
+    screens.end(console, [], [screens.command("perpixel", "train", data, *length)])
+
+
+def _line_of_plan(line: Any) -> dict[str, Any]:
+    return line if isinstance(line, dict) else {name: getattr(line, name) for name in ("setting", "value", "reason")}
+
+
+@app.command()
+def train(
+    context: typer.Context,
+    data: opt.OptionalData = None,
+    budget: opt.Budget = None,
+    epochs: opt.Epochs = None,
+    patience: opt.Patience = None,
+    resume: opt.Resume = None,
+    extend: opt.Extend = None,
+    model: opt.Model = None,
+    encoder: opt.Encoder = None,
+    option: opt.Options = None,
+    weights: opt.Weights = None,
+    loss: opt.Loss = None,
+    class_weights: opt.ClassWeights = None,
+    batch_size: opt.BatchSize = None,
+    crop: opt.Crop = None,
+    scale: opt.Scale = None,
+    learning_rate: opt.LearningRate = None,
+    optimizer: opt.Optimizer = None,
+    schedule: opt.Schedule = None,
+    ema: opt.AverageWeights = None,
+    format: opt.Format = None,
+    classes: opt.Classes = None,
+    splits: opt.Splits = None,
+    group: opt.Group = None,
+    ignore_values: opt.Ignore = None,
+    snap: opt.Snap = None,
+    precision: opt.Precision = None,
+    device: opt.Device = None,
+    devices: opt.Devices = None,
+    tensorboard: opt.Tensorboard = None,
+    out: opt.Out = None,
+    seed: opt.Seed = None,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Train a model on a folder of images and masks, for a time or a number of epochs."""
+    settings = opt.chosen({k: v for k, v in context.params.items() if k not in ("resume", "extend", "as_json")})
+    if resume is not None:
+        _refuse_with_resume(settings)
+    elif data is None:
+        raise InputError("DATA is missing: give a folder of images and masks, or --resume RUN")
+    elif extend is not None:
+        raise InputError(f"--extend '{extend}': works with --resume RUN only: for a new run give --budget or --epochs")
+    else:
+        settings = _train_settings(settings)
+    from perpixel.apps import api
+
+    with _progress() as on_event:
+        if resume is not None:
+            run = api.resume(resume, extend=extend, on_event=on_event)
+        else:
+            run = api.train(on_event=on_event, **settings)
+    if as_json:
+        return print_document({"run": run.path, "bundle": run.bundle, "metrics": run.metrics})
+    console = screens.make_console()
+    screens.show_training(console, run.metrics)
+    path = screens.relative(run.path)
+    made = [("run", path), ("bundle", screens.relative(run.bundle))]
+    next_verbs = ("evaluate", "report")
+    screens.end(console, made, [screens.command("perpixel", verb, path) for verb in next_verbs])
+
+
+# Options whose flag is not their parameter's name.
+FLAGS = {"learning_rate": "--lr", "ignore_values": "--ignore", "option": "-O"}
+
+
+def _refuse_with_resume(settings: dict[str, Any]) -> None:
+    """A resumed run keeps its settings, so that it ends where the uninterrupted one would have ended."""
+    if settings:
+        names = ", ".join(
+            "DATA" if name == "data" else FLAGS.get(name, "--" + name.replace("_", "-")) for name in settings
+        )
+        raise InputError(
+            f"{names}: cannot be given with --resume, which keeps the run's settings: leave it out, or train a new run"
+        )
+
+
+def _train_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of `api.train`: model options gathered, the crop as numbers."""
+    options = opt.parse_pairs(list(settings.pop("option", ())))
+    for name in ("encoder", "weights"):
+        if name in settings and name in options:
+            raise InputError(f"--{name} {settings[name]} and -O {name}={options[name]}: keep one of them")
+        if name in settings:
+            options[name] = settings.pop(name)
+    if options:
+        settings["options"] = options
+    if "crop" in settings:
+        settings["crop"] = opt.parse_size(settings["crop"], "--crop", "HEIGHTxWIDTH")
+    return settings
+
+
+@app.command()
+def evaluate(
+    context: typer.Context,
+    run: opt.Run,
+    data: opt.OptionalData = None,
+    split: Annotated[str, typer.Option(help="Which images: train, val or test.")] = "test",
+    tta: opt.Augment = False,
+    out: opt.Out = None,
+    format: opt.Format = None,
+    classes: opt.Classes = None,
+    splits: opt.Splits = None,
+    group: opt.Group = None,
+    ignore_values: opt.Ignore = None,
+    snap: opt.Snap = None,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Score a trained model: confusion matrix, IoU of every class, intervals, worst cases."""
+    from perpixel.apps import api
+
+    with _progress() as on_event:
+        settings = opt.chosen(context.params, opt.DATA_SETTINGS)
+        result = api.evaluate(run, data, split=split, out=out, tta=tta, on_event=on_event, **settings)
+    if as_json:
+        return print_document({"path": result.path, **result.scores})
+    console = screens.make_console()
+    screens.show_scores(console, result.scores)
+    screens.end(
+        console,
+        [("evaluation", f"{screens.relative(result.path)} (scores.json, per_image.csv, cases)")],
+        [screens.command("perpixel", "report", run)],
+    )
+
+
+@app.command()
+def predict(
+    run: opt.Run,
+    inputs: Annotated[list[str], typer.Argument(help="Images, folders or quoted globs.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for label maps and overlays.", show_default=False)],
+    probs: Annotated[bool, typer.Option("--probs", help="Also write class probabilities.")] = False,
+    overlays: Annotated[bool, typer.Option("--overlays/--no-overlays", help="Also write overlays.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Predict again what is there.")] = False,
+    tta: opt.Augment = False,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Label every pixel of images: indexed PNGs of the input's size and name, and overlays."""
+    from perpixel.apps import api
+
+    with _progress() as on_event:
+        result = api.predict(
+            run, inputs, out=out, overlays=overlays, probs=probs, overwrite=overwrite, tta=tta, on_event=on_event
+        )
+    if as_json:
+        return print_document({"out": result.out, "written": result.written, "skipped": result.skipped})
+    console = screens.make_console()
+    skipped = (
+        f", {len(result.skipped):,} were there already (--overwrite predicts them again)" if result.skipped else ""
+    )
+    console.print(f"{plural(len(result.written), 'label map')} written{skipped}", style="bold", soft_wrap=True)
+    screens.end(
+        console,
+        [("label maps", screens.relative(result.out))],
+        [screens.command("perpixel", "predict", run, "MORE_IMAGES", "--out", out)],
+    )
+
+
+@app.command()
+def report(
+    run: opt.Run,
+    out: Annotated[Path | None, typer.Option(help="HTML file.  (default: RUN/report.html)", show_default=False)] = None,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Write one self-contained HTML page about a run."""
+    from perpixel.apps.report import write_report  # not through the API: a page needs no torch
+
+    with _progress():
+        path = write_report(run, out)
+    if as_json:
+        return print_document({"report": path})
+    console = screens.make_console()
+    screens.end(
+        console,
+        [("report", f"{screens.relative(path)} (open it in a browser)")],
+        [screens.command("perpixel", "predict", run, "IMAGES", "--out", "predictions")],
+    )
+
+
+@app.command()
+def models(as_json: opt.AsJson = False) -> None:
+    """List the architectures and their options."""
+    from perpixel.models import MODELS
+
+    rows = [_model_row(name, MODELS[name]) for name in MODELS]
+    if as_json:
+        return print_document({"models": rows})
+    console = screens.make_console()
+    screens.show_models(console, rows)
+    screens.end(console, [], [screens.command("perpixel", "describe", rows[0]["name"], "--size", "480x360")])
+
+
+def _model_row(name: str, build: Any) -> dict[str, Any]:
+    parameters = inspect.signature(build).parameters.values()
+    options = {
+        p.name: p.default
+        for p in parameters
+        if p.name not in ("in_channels", "num_classes") and p.default is not inspect.Parameter.empty
+    }
+    shown = {
+        key: value if isinstance(value, str | int | float | bool | None) else str(value)
+        for key, value in options.items()
+    }
+    return {"name": name, "summary": one_line((build.__doc__ or "").strip().partition("\n\n")[0]), "options": shown}
+
+
+@app.command()
+def describe(
+    model: Annotated[str, typer.Argument(help="A name that `perpixel models` lists.", show_default=False)],
+    size: Annotated[str, typer.Option(metavar="WxH", help="Input size, width x height.")] = "480x360",
+    in_channels: Annotated[int, typer.Option(min=1, help="Channels of the image.")] = 3,
+    classes: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 21,
+    option: opt.Options = None,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Show a model stage by stage: size, channels, stride, receptive field, parameters, cost."""
+    width, height = opt.parse_size(size, "--size", "WIDTHxHEIGHT")
+    pairs = opt.parse_pairs(option)
+    from perpixel.models import create_model
+    from perpixel.models.describe import describe as describe_model
+
+    net = create_model(model, in_channels=in_channels, num_classes=classes, **pairs)
+    document = describe_model(net, in_channels=in_channels, size=(height, width)).to_json()
+    if as_json:
+        return print_document(document)
+    console = screens.make_console()
+    console.print(f"{model}, {in_channels} channels of {width} wide and {height} high, {classes} classes", style="bold")
+    screens.show_description(console, document)
+    screens.end(console, [], [screens.command("perpixel", "train", "DATA", "--model", model, "--budget", "10m")])
+
+
+@contextmanager
+def _progress() -> Iterator[ProgressPrinter]:
+    """Events on standard error; an interruption leaves as StoppedByUser, since typer would swallow its text."""
+    bars = sys.stdout.isatty() and sys.stderr.isatty()
+    with ProgressPrinter(screens.make_console(sys.stderr), bars=bars) as on_event:
+        try:
+            yield on_event
+        except KeyboardInterrupt as stop:
+            raise StoppedByUser(str(stop) or "interrupted") from stop
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 1, 2 or 130."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words or os.environ.get("PERPIXEL_DEBUG", "") not in ("", "0")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # an odd file name must not end a command on an ASCII terminal
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = app(args=[word for word in words if word != "--debug"], prog_name="perpixel", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (head, less) has gone; what Python flushes at exit must go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            traceback.print_exc()
+        text, code = explain(error)
+        print(f"perpixel: {text}", file=sys.stderr)
+        return code
+    if code == 130:
+        print("perpixel: interrupted", file=sys.stderr)
+    return code if isinstance(code, int) else 0
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+    """One line about `error` for the user, and the exit code."""
+    text = one_line(error)
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if isinstance(error, InputError):
+        return f"error: {text}", 2
+    if isinstance(error, USAGE_ERROR):
+        return f"error: {one_line(error.format_message())} (perpixel --help shows the options)", 2  # type: ignore[attr-defined]
+    if isinstance(error, StoppedByUser | KeyboardInterrupt | typer.Abort):
+        return text or "interrupted", 130
+    if kinds.intersection(EXPLAINED_FAILURES):
+        return f"failed: {text}", 1
+    if kinds.intersection(MEMORY_FAILURES):
+        return f"failed: out of memory ({text[:200]}): use a smaller --batch-size, --crop or --scale", 1
+    advice = "this is a fault of perpixel: run it again with --debug and report what it prints"
+    return f"internal failure ({type(error).__name__}: {text}): {advice}", 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

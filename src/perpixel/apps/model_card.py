@@ -1,0 +1,70 @@
+"""README.md of a bundle: what the model is, what it was trained on, how well it did, how to use it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from perpixel.inference.bundle import BundleConfig
+
+CARD = """\
+---
+library_name: perpixel
+pipeline_tag: image-segmentation
+tags: [semantic-segmentation, {model}]
+---
+# {model} on {data}
+
+Labels every pixel of an image with one of {num_classes} classes: {classes}.
+
+| | |
+| --- | --- |
+| architecture | {model} {options} |
+| input | {channels} channel(s), any size; working scale {scale:g} |
+| trained on | {train_images} images, data fingerprint {digest} |
+| trained for | {steps} steps, {seconds:.0f} s, seed {seed} |
+| validation ({images} images) | mIoU {miou}, pixel accuracy {accuracy}, mean Dice {dice} |
+| versions | {versions} |
+
+| class | IoU |
+| --- | --- |
+{rows}
+
+```python
+import perpixel
+
+predictor = perpixel.load("path/to/this/folder")
+label_map = predictor.predict("image.png").label_map  # (H, W) class indices
+```
+
+mIoU is the mean over classes of true positives over the union, from one confusion matrix of the whole split.
+The licence of the model is for its maker to state; it may depend on that of the training data.
+"""
+
+
+def model_card(config: BundleConfig, metrics: dict[str, Any]) -> str:
+    """The card as Markdown."""
+    rows = "\n".join(f"| {name} | {_number(value)} |" for name, value in metrics["iou"].items())
+    return CARD.format(
+        model=config.model,
+        data=config.data["name"],
+        num_classes=config.classes.num_classes,
+        classes=", ".join(config.classes.names),
+        options=", ".join(f"{name}={value}" for name, value in config.options.items()) or "(defaults)",
+        channels=config.channels,
+        scale=config.scale,
+        train_images=config.data["num_images"].get("train", 0),
+        digest=config.data["digest"][:12],
+        steps=metrics["steps"],
+        seconds=metrics["seconds"],
+        seed=config.training["seed"],
+        images=metrics["images"],
+        miou=_number(metrics["miou"]),
+        accuracy=_number(metrics["pixel_accuracy"]),
+        dice=_number(metrics["mean_dice"]),
+        versions=", ".join(f"{name} {version}" for name, version in config.versions.items()),
+        rows=rows,
+    )
+
+
+def _number(value: float | None) -> str:
+    return "absent" if value is None else f"{value:.3f}"

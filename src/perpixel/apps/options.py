@@ -1,0 +1,236 @@
+"""The command line's options, each stated once, and its notations: key=value and 256x256."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from perpixel.errors import InputError
+
+DATA_PANEL = "How the data is read"
+LENGTH_PANEL = "How long"
+NET_PANEL = "The net"
+RECIPE_PANEL = "How it learns (left out: chosen by the plan)"
+MACHINE_PANEL = "The machine"
+
+Data = Annotated[
+    Path, typer.Argument(help="Folder, or file (CSV, COCO JSON), of images and masks.", show_default=False)
+]
+OptionalData = Annotated[
+    Path | None, typer.Argument(help="Folder, or file (CSV, COCO JSON), of images and masks.", show_default=False)
+]
+Run = Annotated[Path, typer.Argument(help="Run folder (runs/NAME) or bundle folder.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for the results.", show_default=False)]
+Seed = Annotated[int | None, typer.Option(help="Same seed, same run (default: 0).", show_default=False)]
+
+Format = Annotated[
+    str | None,
+    typer.Option(help="Layout of DATA (default: found out).", show_default=False, rich_help_panel=DATA_PANEL),
+]
+Classes = Annotated[
+    str | None,
+    typer.Option(help="classes.json: value -> class.", show_default=False, rich_help_panel=DATA_PANEL),
+]
+Splits = Annotated[
+    str | None,
+    typer.Option(help="JSON list of the files of each split.", show_default=False, rich_help_panel=DATA_PANEL),
+]
+Group = Annotated[
+    str | None,
+    typer.Option(
+        help="What must not be divided between splits: 'parent' (folder) or a regular expression with one group.",
+        show_default=False,
+        rich_help_panel=DATA_PANEL,
+    ),
+]
+Ignore = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--ignore",
+        help="Mask value left out of loss and scores; may be repeated.",
+        show_default=False,
+        rich_help_panel=DATA_PANEL,
+    ),
+]
+Snap = Annotated[
+    bool | None,
+    typer.Option("--snap", help="Move blurred or JPEG mask values to the nearest class.", rich_help_panel=DATA_PANEL),
+]
+
+Budget = Annotated[
+    str | None,
+    typer.Option(help="Wall time for training: 90s, 10m, 2h.", show_default=False, rich_help_panel=LENGTH_PANEL),
+]
+Epochs = Annotated[
+    int | None,
+    typer.Option(
+        help="Passes over the training images, in place of --budget.", show_default=False, rich_help_panel=LENGTH_PANEL
+    ),
+]
+Patience = Annotated[
+    int | None,
+    typer.Option(
+        help="Stop after so many validations without a better one.", show_default=False, rich_help_panel=LENGTH_PANEL
+    ),
+]
+Resume = Annotated[
+    Path | None,
+    typer.Option(
+        help="Continue this run with the settings saved in it.", show_default=False, rich_help_panel=LENGTH_PANEL
+    ),
+]
+Extend = Annotated[
+    str | None,
+    typer.Option(
+        help="With --resume: train on for a time (5m) or a number of epochs (10).",
+        show_default=False,
+        rich_help_panel=LENGTH_PANEL,
+    ),
+]
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="A name that `perpixel models` lists, or auto (default: auto).",
+        show_default=False,
+        rich_help_panel=NET_PANEL,
+    ),
+]
+Encoder = Annotated[
+    str | None,
+    typer.Option(help="Backbone: a timm name, or torchvision/NAME.", show_default=False, rich_help_panel=NET_PANEL),
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option", "-O", metavar="KEY=VALUE", help="Option of the model; may be repeated.", rich_help_panel=NET_PANEL
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="Weights to start from: imagenet, or a .safetensors file.", show_default=False, rich_help_panel=NET_PANEL
+    ),
+]
+
+Loss = Annotated[
+    str | None,
+    typer.Option(
+        help="ce, focal:gamma=2, dice, ce+dice, 0.5*ce+dice.", show_default=False, rich_help_panel=RECIPE_PANEL
+    ),
+]
+ClassWeights = Annotated[
+    str | None,
+    typer.Option(
+        help="none, inverse, sqrt_inverse, median_frequency, enet.", show_default=False, rich_help_panel=RECIPE_PANEL
+    ),
+]
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, help="Images a step.", show_default=False, rich_help_panel=RECIPE_PANEL)
+]
+Crop = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HxW", help="Training crop, height x width: 256x256.", show_default=False, rich_help_panel=RECIPE_PANEL
+    ),
+]
+Scale = Annotated[
+    float | None,
+    typer.Option(
+        help="Working scale: 0.5 halves the images before the net.", show_default=False, rich_help_panel=RECIPE_PANEL
+    ),
+]
+LearningRate = Annotated[
+    float | None, typer.Option("--lr", help="Peak learning rate.", show_default=False, rich_help_panel=RECIPE_PANEL)
+]
+Optimizer = Annotated[str | None, typer.Option(help="adamw or sgd.", show_default=False, rich_help_panel=RECIPE_PANEL)]
+Schedule = Annotated[
+    str | None, typer.Option(help="poly or onecycle.", show_default=False, rich_help_panel=RECIPE_PANEL)
+]
+AverageWeights = Annotated[
+    bool | None,
+    typer.Option(
+        "--ema/--no-ema",
+        help="Validate and keep a running average of the weights.",
+        show_default=False,
+        rich_help_panel=RECIPE_PANEL,
+    ),
+]
+
+Precision = Annotated[
+    str | None, typer.Option(help="auto, fp32 or bf16.", show_default=False, rich_help_panel=MACHINE_PANEL)
+]
+Device = Annotated[
+    str | None, typer.Option(help="auto, cpu or cuda.", show_default=False, rich_help_panel=MACHINE_PANEL)
+]
+Devices = Annotated[
+    int | None, typer.Option(min=1, help="Number of devices.", show_default=False, rich_help_panel=MACHINE_PANEL)
+]
+Tensorboard = Annotated[
+    bool | None, typer.Option("--tensorboard", help="Also log for TensorBoard.", rich_help_panel=MACHINE_PANEL)
+]
+Augment = Annotated[
+    bool, typer.Option("--tta", help="Average over the image and its mirror image: slower, a little better.")
+]
+
+DATA_SETTINGS = ("format", "classes", "splits", "group", "ignore_values", "snap")
+
+
+def chosen(values: dict[str, Any], names: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """What the user set: `values` without None and empty lists, so that each default is written once, in the API.
+
+    `names` narrows it to these. A list becomes a tuple.
+    """
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in values.items()
+        if (names is None or name in names) and value is not None and value != []
+    }
+
+
+def parse_pairs(pairs: list[str] | None) -> dict[str, Any]:
+    """["width=32", "norm=group"] -> {"width": 32, "norm": "group"}.
+
+    Values are numbers, true, false, none, [lists], or else text.
+
+    Raises:
+        InputError: no '=', no key, or a key twice.
+    """
+    options: dict[str, Any] = {}
+    for pair in pairs or []:
+        key, equals, text = pair.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals or not key:
+            raise InputError(f"-O '{pair}': no key=value: write for example -O width=32")
+        if key in options:
+            raise InputError(f"-O '{pair}': '{key}' is given twice: keep one of them")
+        options[key] = _parse_value(text.strip())
+    return options
+
+
+def _parse_value(text: str) -> Any:
+    words = {"true": True, "false": False, "none": None, "null": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        value = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        return text
+    return value if isinstance(value, int | float | list) else text
+
+
+def parse_size(text: str, option: str, order: str) -> tuple[int, int]:
+    """ "480x360" -> (480, 360), in the order as written.
+
+    Raises:
+        InputError: not two whole numbers of at least 1; `option` and `order` tell where and how to write it.
+    """
+    match = re.fullmatch(r"\s*(0*[1-9]\d{0,7})\s*[x×]\s*(0*[1-9]\d{0,7})\s*", text.lower(), re.ASCII)
+    if match is None:
+        raise InputError(f"{option} '{text}': not a size: write {order}, two whole numbers, for example 480x360")
+    return int(match[1]), int(match[2])

@@ -1,0 +1,95 @@
+"""One self-contained HTML page about a run: open it anywhere, print it, send it."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+import perpixel
+from perpixel.apps import report_views as views
+from perpixel.apps import wording
+from perpixel.apps.report_figures import draw_curves
+from perpixel.apps.report_parts import RunParts, read_run
+from perpixel.errors import InputError
+from perpixel.files import write_text
+
+
+def write_report(run: str | Path, out: str | Path | None = None) -> Path:
+    """Write the report of a run, finished or not.
+
+    Args:
+        run: run folder, as `perpixel.train` made it.
+        out: HTML file to write; None is `run`/report.html.
+    Returns:
+        The file written. It holds its pictures and asks for nothing from outside.
+    Raises:
+        InputError: not a run, a damaged file in it, or `out` cannot be written.
+    """
+    parts = read_run(run)
+    target = Path(out) if out is not None else parts.path / "report.html"
+    if target.is_dir():
+        target = target / "report.html"
+    try:
+        page = render(parts)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{parts.path}: a file of this run is not as perpixel writes it ({type(error).__name__}: {error}): "
+            "evaluate the run again, or restore the file"
+        ) from error
+    # A file name may hold bytes that are no text; the page shows a question mark for each.
+    return write_text(target, page.encode("utf-8", "replace").decode())
+
+
+def render(parts: RunParts) -> str:
+    """The page as text."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(FILTERS)
+    template = resources.files("perpixel.apps").joinpath("templates", "report.html.jinja").read_text("utf-8")
+    return environment.from_string(template).render(**context(parts))
+
+
+def context(parts: RunParts) -> dict[str, Any]:
+    """Everything that the template prints."""
+    scores = parts.scores
+    return {
+        "name": parts.path.resolve().name,
+        "model": views.model_name(parts),
+        "version": perpixel.__version__,
+        "scores": scores,
+        "tiles": views.view_headline(parts),
+        "score_names": views.SCORES,
+        "evaluations": parts.evaluations,
+        "classes": views.view_classes(scores) if scores else [],
+        "confusion": views.view_confusion(scores) if scores else None,
+        "cases": views.view_cases(parts.scores_folder, scores) if scores else [],
+        "pictures": views.PICTURES,
+        "curves": draw_curves(parts.log),
+        "best": views.best_validation(parts.log),
+        "stops": [event for event in parts.log if event.get("kind") in ("stop", "replan")],
+        "data": views.view_data(parts),
+        "problems": parts.problems,
+        "plan": parts.plan,
+        "timing": views.view_timing(parts),
+        "usage": views.view_usage(parts.path),
+        "settings": views.view_settings(parts),
+        "definitions": views.view_definitions(scores),
+    }
+
+
+FILTERS = {
+    "score": wording.format_score,
+    "interval": wording.format_interval,
+    "count": wording.format_count,
+    "large": wording.format_large,
+    "share": wording.format_share,
+    "rate": wording.format_rate,
+    "duration": wording.format_duration,
+    "setting": wording.format_setting,
+}

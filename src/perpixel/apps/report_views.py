@@ -1,0 +1,273 @@
+"""From the files of a run to what the report's template prints: one function a section, plain values out."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from perpixel.apps.report_figures import CASE_PIXELS, SHEET_PIXELS, embed_picture
+from perpixel.apps.report_parts import RunParts
+from perpixel.apps.wording import format_duration, format_interval, format_large, format_rate, format_score, is_number
+
+MAX_CLASSES = 30  # rows of the heat map; above, the classes with the most pixels are shown
+MAX_CASES = 12
+MAX_CONFUSIONS = 8
+PICTURES = ("image", "truth", "prediction", "error", "uncertainty")
+MAPS = ("truth", "prediction", "error")
+SCORES = (
+    ("miou", "mIoU"),
+    ("mean_dice", "mean Dice"),
+    ("pixel_accuracy", "pixel accuracy"),
+    ("mean_accuracy", "mean accuracy"),
+    ("frequency_weighted_iou", "frequency-weighted IoU"),
+)
+# Printed where an evaluation does not carry its own definitions.
+DEFINITIONS = {
+    "iou": "intersection over union: correct pixels / (true + predicted - correct pixels)",
+    "dice": "2 x correct pixels / (true + predicted pixels)",
+    "accuracy": "correct pixels / true pixels (recall)",
+    "precision": "correct pixels / predicted pixels",
+    "miou": "mean of IoU over the classes that occur",
+    "mean_dice": "mean of Dice over the classes that occur",
+    "pixel_accuracy": "share of all labelled pixels that are right",
+    "mean_accuracy": "mean of accuracy over the classes that occur in the truth",
+    "frequency_weighted_iou": "IoU weighted by how often the class occurs",
+}
+
+
+def model_name(parts: RunParts) -> str:
+    """The architecture: what the bundle says, or the plan, or (perhaps "auto") the run's config."""
+    planned = {str(line.get("setting")): line.get("value") for line in parts.plan}
+    for source in (parts.bundle, planned, parts.config):
+        model = source.get("model")
+        name = model.get("name") if isinstance(model, Mapping) else model
+        if name:
+            return str(name)
+    return "model"
+
+
+def view_headline(parts: RunParts) -> list[dict[str, str]]:
+    """Tiles of the header: label, value, small print."""
+    tiles = []
+    if parts.scores is not None:
+        split, intervals = str(parts.scores.get("split", "")), parts.scores.get("intervals") or {}
+        for key, title in SCORES[:3]:
+            value = format_score(parts.scores["scores"].get(key))
+            tiles.append({"title": f"{split} {title}", "value": value, "note": format_interval(intervals.get(key))})
+    else:
+        best = best_validation(parts.log)
+        if best is not None:
+            note = "best on the validation images; not evaluated on test images yet"
+            tiles.append({"title": "validation mIoU", "value": format_score(best["miou"]), "note": note})
+    if parts.parameters is not None:
+        tiles.append({"title": "parameters", "value": format_large(parts.parameters), "note": model_name(parts)})
+    timing = view_timing(parts)
+    if timing["training_s"] is not None:
+        note = f"{timing['steps']:,} steps"
+        tiles.append({"title": "training time", "value": format_duration(timing["training_s"]), "note": note})
+    if timing["evaluation_rate"] is not None:
+        note = f"{format_rate(timing['evaluation_megapixels'])} megapixels/s"
+        value = f"{format_rate(timing['evaluation_rate'])}/s"
+        tiles.append({"title": "images predicted", "value": value, "note": note})
+    return tiles
+
+
+def best_validation(log: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The validation with the highest mIoU."""
+    found = [event for event in log if event.get("kind") == "validation" and is_number(event.get("miou"))]
+    return max(found, key=lambda event: event["miou"], default=None)
+
+
+def view_classes(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row a class: scores, interval and colour; a class without a score (absent) keeps its row."""
+    colours = scores.get("colours") or []
+    total = sum(row.get("pixels") or 0 for row in scores["per_class"]) or 1
+    rows = []
+    for i, row in enumerate(scores["per_class"]):
+        interval = row.get("interval")
+        rows.append(
+            {
+                **{key: row.get(key) for key in ("name", "iou", "dice", "accuracy", "precision", "images")},
+                "share": (row.get("pixels") or 0) / total,
+                "interval": interval if format_interval(interval) else None,
+                "colour": css_colour(colours[i] if i < len(colours) else None),
+            }
+        )
+    return rows
+
+
+def class_colours(parts: RunParts) -> list[Any]:
+    """[r, g, b] a class, from the evaluation or else the run's class table; empty where there is neither."""
+    if parts.scores is not None and parts.scores.get("colours"):
+        return list(parts.scores["colours"])
+    return [entry.get("colour") for entry in parts.classes]
+
+
+def css_colour(colour: Any) -> str:
+    """[r, g, b] as a CSS colour; anything else is grey. Numbers only reach the style sheet."""
+    if isinstance(colour, list | tuple) and len(colour) == 3 and all(is_number(value) for value in colour):
+        return "rgb({}, {}, {})".format(*(min(255, max(0, int(value))) for value in colour))
+    return "rgb(128, 128, 128)"
+
+
+def view_confusion(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Row-normalised heat map (row = truth) and the largest confusions in words."""
+    names, matrix = [str(name) for name in scores["classes"]], scores["confusion"]
+    sums = [sum(row) for row in matrix]
+    shown = list(range(len(names)))
+    if len(names) > MAX_CLASSES:
+        shown = sorted(sorted(shown, key=lambda i: -sums[i])[:MAX_CLASSES])
+    rows = [
+        {
+            "name": names[i],
+            "cells": [
+                {"share": matrix[i][j] / sums[i] if sums[i] else None, "pixels": matrix[i][j], "is_right": i == j}
+                for j in shown
+            ],
+        }
+        for i in shown
+    ]
+    pairs = [
+        {"truth": names[i], "predicted": names[j], "share": matrix[i][j] / sums[i], "pixels": matrix[i][j]}
+        for i in range(len(names))
+        for j in range(len(names))
+        if i != j and matrix[i][j]
+    ]
+    largest = sorted(pairs, key=lambda pair: -pair["share"])[:MAX_CONFUSIONS]
+    return {"names": [names[j] for j in shown], "rows": rows, "largest": largest, "left_out": len(names) - len(shown)}
+
+
+def view_cases(folder: Path, scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Best, median and worst cases, with their pictures embedded; a picture that is missing is None."""
+    cases = []
+    for case in (scores.get("cases") or [])[:MAX_CASES]:
+        files = case.get("files") or {}
+        pictures = {kind: _case_picture(folder, files.get(kind), kind) for kind in PICTURES}
+        cases.append(
+            {"name": case.get("name"), "rank": case.get("rank"), "miou": case.get("miou"), "pictures": pictures}
+        )
+    return cases
+
+
+def _case_picture(folder: Path, name: Any, kind: str) -> str | None:
+    if not isinstance(name, str):
+        return None
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):  # a run from a stranger must not fetch the reader's own pictures
+        return None
+    return embed_picture(path, max_side=CASE_PIXELS, is_map=kind in MAPS)
+
+
+def view_data(parts: RunParts) -> dict[str, Any] | None:
+    """The fingerprint: facts, one row a class with its share of each split, and the sample sheet."""
+    fingerprint = parts.fingerprint
+    if not fingerprint:
+        return None
+    pixels: Mapping[str, list[int]] = fingerprint.get("class_pixels") or {}
+    images: Mapping[str, list[int]] = fingerprint.get("class_images") or {}
+    shares = {split: [count / (sum(counts) or 1) for count in counts] for split, counts in pixels.items()}
+    largest = max((share for row in shares.values() for share in row), default=0) or 1
+    colours = class_colours(parts)
+    rows = [
+        {
+            "name": name,
+            "colour": css_colour(colours[i]) if i < len(colours) else None,
+            "shares": [{"share": shares[split][i], "length": shares[split][i] / largest} for split in shares],
+            "images": [images[split][i] if split in images else None for split in shares],
+        }
+        for i, name in enumerate(fingerprint.get("class_names") or [])
+    ]
+    return {"facts": _data_facts(fingerprint), "splits": list(shares), "rows": rows, "sheet": _sheet(parts.path)}
+
+
+def _data_facts(fingerprint: Mapping[str, Any]) -> list[tuple[str, str]]:
+    counts = fingerprint.get("num_images") or {}
+    facts = [("images", ", ".join(f"{count:,} {split}" for split, count in counts.items()))]
+    sizes = fingerprint.get("sizes") or {}
+    if {"min", "median", "max"} <= set(sizes):
+        low, middle, high = (f"{sizes[key][0]:g} x {sizes[key][1]:g}" for key in ("min", "median", "max"))
+        facts.append(("height x width", middle if low == high else f"{middle} in the middle, {low} to {high}"))
+    facts.append(("channels", f"{fingerprint.get('channels')}, {fingerprint.get('dtype')}"))
+    low_high = list(zip(fingerprint.get("value_low") or [], fingerprint.get("value_high") or []))
+    if low_high:
+        facts.append(("value range (0.5 to 99.5 %)", " | ".join(f"{low:g} to {high:g}" for low, high in low_high[:6])))
+    if is_number(fingerprint.get("imbalance")):
+        facts.append(("imbalance", f"{fingerprint['imbalance']:,.1f} (most frequent class over rarest, in pixels)"))
+    facts.append(("layout", str(fingerprint.get("format", ""))))
+    if fingerprint.get("digest"):
+        facts.append(("digest", str(fingerprint["digest"])[:16]))
+    return facts
+
+
+def _sheet(run: Path) -> str | None:
+    for path in (run / "check_sheet.png", run / "overlays" / "check_sheet.png"):
+        if path.is_file():
+            return embed_picture(path, max_side=SHEET_PIXELS, is_map=False)
+    return None
+
+
+def view_timing(parts: RunParts) -> dict[str, Any]:
+    """Seconds and rates, None where unknown."""
+    steps = [event for event in parts.log if event.get("kind") == "step"]
+    validations = [event for event in parts.log if event.get("kind") == "validation"]
+    elapsed = [event["elapsed_s"] for event in parts.log if is_number(event.get("elapsed_s"))]
+    step_s = [event["step_s"] for event in steps if is_number(event.get("step_s"))]
+    data_s = [event["data_s"] for event in steps if is_number(event.get("data_s"))]
+    rates = [event["images_per_s"] for event in steps if is_number(event.get("images_per_s"))]
+    timing = (parts.scores or {}).get("timing") or {}
+    return {
+        "training_s": max(elapsed, default=None),
+        "steps": max((event["step"] for event in steps if is_number(event.get("step"))), default=0),
+        "step_s": statistics.median(step_s) if step_s else None,
+        "waiting": sum(data_s) / sum(step_s) if data_s and sum(step_s) else None,
+        "training_rate": statistics.median(rates) if rates else None,
+        "validation_s": sum(event["seconds"] for event in validations if is_number(event.get("seconds"))),
+        "validations": len(validations),
+        "evaluation_s": timing.get("seconds"),
+        "evaluation_images": timing.get("images"),
+        "evaluation_rate": timing.get("images_per_s"),
+        "evaluation_megapixels": timing.get("megapixels_per_s"),
+        "resumed": sum(event.get("kind") == "resume" for event in parts.log),
+    }
+
+
+def view_usage(run: Path) -> dict[str, str]:
+    """How to use the model, ready to paste."""
+    quoted = shlex.quote(str(run))
+    python = "\n".join(
+        [
+            "import perpixel",
+            "",
+            f"predictor = perpixel.load({str(run)!r})",
+            'prediction = predictor.predict("photo.png")   # or an array of shape (height, width, channels)',
+            "prediction.label_map                          # (height, width) class indices",
+            "prediction.colour()                           # (height, width, 3) uint8, to look at",
+        ]
+    )
+    shell = "\n".join(
+        [
+            f"perpixel predict {quoted} IMAGES --out predictions",
+            f"perpixel evaluate {quoted} DATA --split test",
+            f"perpixel train --resume {quoted} --extend 10m",
+        ]
+    )
+    return {"python": python, "shell": shell}
+
+
+def view_settings(parts: RunParts) -> list[tuple[str, str]]:
+    """The resolved config as names and text."""
+    return [(str(key), _setting(value)) for key, value in parts.config.items()]
+
+
+def _setting(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def view_definitions(scores: Mapping[str, Any] | None) -> dict[str, str]:
+    """What each number means: the evaluation's own words, ours where it has none."""
+    own = (scores or {}).get("definitions") or {}
+    return {**DEFINITIONS, **{str(key): str(text) for key, text in own.items()}}

@@ -1,0 +1,250 @@
+"""Results as terminal screens: tables, then what was made, where, and the command to type next."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from perpixel.apps.wording import (
+    format_count,
+    format_duration,
+    format_interval,
+    format_large,
+    format_score,
+    format_setting,
+    format_share,
+    is_number,
+    plural,
+    printable,
+)
+
+PIPE_WIDTH = 120  # columns where there is no terminal to ask
+BAR_CELLS = 20
+SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
+SCORE_TITLES = {
+    "miou": "mIoU",
+    "mean_dice": "mean Dice",
+    "pixel_accuracy": "pixel accuracy",
+    "mean_accuracy": "mean accuracy",
+    "frequency_weighted_iou": "frequency-weighted IoU",
+}
+
+
+def make_console(file: TextIO | None = None) -> Console:
+    """A console on standard output (or `file`); plain and 120 wide where it is no terminal."""
+    stream = file or sys.stdout
+    is_terminal = bool(getattr(stream, "isatty", lambda: False)())
+    return Console(file=stream, highlight=False, emoji=False, markup=False, width=None if is_terminal else PIPE_WIDTH)
+
+
+def command(*words: object) -> str:
+    """A command line that can be pasted into a shell: words with blanks or quotes are quoted."""
+    return " ".join(shlex.quote(printable(word)) for word in words)
+
+
+def end(console: Console, made: Iterable[tuple[str, object]], next_commands: Sequence[str]) -> None:
+    """The last lines of every command: what was made, where, and what to type next."""
+    console.print()
+    for what, where in made:
+        console.print(Text.assemble((f"{what:<12}", "bold"), printable(where)), soft_wrap=True)
+    for i, line in enumerate(next_commands):
+        console.print(Text.assemble((f"{'next' if i == 0 else '':<12}", "bold"), (line, "green")), soft_wrap=True)
+
+
+def show_check(console: Console, result: Any) -> None:
+    """The fingerprint, the classes and the problems of a CheckResult."""
+    _show_fingerprint(console, result.fingerprint)
+    _show_classes(console, result.fingerprint)
+    show_problems(console, result.problems)
+
+
+def _show_fingerprint(console: Console, fingerprint: Any) -> None:
+    table = _facts()
+    splits = ", ".join(f"{name} {count:,}" for name, count in fingerprint.num_images.items())
+    table.add_row("images", f"{sum(fingerprint.num_images.values()):,}  ({printable(splits)})")
+    table.add_row("layout", printable(fingerprint.format))
+    table.add_row("height x width", _sizes(fingerprint.sizes))
+    table.add_row("channels", f"{fingerprint.channels}, {fingerprint.dtype}")
+    table.add_row("value range", _value_ranges(fingerprint))
+    if fingerprint.groups:
+        table.add_row("groups", f"{fingerprint.groups:,}")
+    if is_number(fingerprint.imbalance):
+        table.add_row("imbalance", f"{fingerprint.imbalance:,.1f}  (most frequent class over rarest, in pixels)")
+    console.print(table)
+
+
+def _sizes(sizes: Mapping[str, Sequence[int]]) -> str:
+    least, middle, most = (tuple(sizes[key]) for key in ("min", "median", "max"))
+    text = f"{middle[0]:g}x{middle[1]:g}"
+    return text if least == most else f"{text} in the middle, {least[0]}x{least[1]} to {most[0]}x{most[1]}"
+
+
+def _value_ranges(fingerprint: Any) -> str:
+    ranges = [f"{low:g} to {high:g}" for low, high in zip(fingerprint.value_low, fingerprint.value_high)]
+    shown = ranges[:1] if len(set(ranges)) == 1 else ranges[:6]
+    return " | ".join(shown) + (" | ..." if len(ranges) > len(shown) > 1 else "") + "  (0.5 % to 99.5 % of the pixels)"
+
+
+def _show_classes(console: Console, fingerprint: Any) -> None:
+    splits = list(fingerprint.class_pixels)
+    table = _table("class", *[f"{split} pixels" for split in splits], *[f"{split} images" for split in splits])
+    totals = {split: sum(fingerprint.class_pixels[split]) for split in splits}
+    largest = max((max(fingerprint.class_pixels[s], default=0) / (totals[s] or 1) for s in splits), default=0) or 1
+    for i, name in enumerate(fingerprint.class_names):
+        shares = [fingerprint.class_pixels[split][i] / (totals[split] or 1) for split in splits]
+        cells = [format_share(share) for share in shares]
+        bar = Text("█" * max(int(bool(shares and shares[0])), round(BAR_CELLS * shares[0] / largest)), style="blue")
+        images = [format_count(fingerprint.class_images[split][i]) for split in splits]
+        table.add_row(printable(name), *cells, *images, bar)
+    table.add_column("")
+    console.print()
+    console.print(table)
+
+
+def show_problems(console: Console, problems: Sequence[Any]) -> None:
+    """Each problem with its file, value, count and remedy, errors first."""
+    console.print()
+    if not problems:
+        console.print(Text("no problems found", style="green"))
+        return
+    order = {severity: i for i, severity in enumerate(SEVERITY_STYLES)}
+    for problem in sorted(problems, key=lambda p: order.get(p.severity, len(order))):
+        style = SEVERITY_STYLES.get(problem.severity, "")
+        times = f" ({problem.count:,} times)" if problem.count > 1 else ""
+        where = f"{printable(problem.file)}: " if problem.file else ""
+        console.print(
+            Text.assemble((f"{problem.severity:<8}", style), where, printable(problem.message), times), soft_wrap=True
+        )
+        if problem.remedy:
+            console.print(Text(f"{'':<8}{printable(problem.remedy)}", style="dim"), soft_wrap=True)
+    counts = {severity: sum(p.severity == severity for p in problems) for severity in SEVERITY_STYLES}
+    parts = [plural(n, severity if severity != "info" else "note") for severity, n in counts.items() if n]
+    console.print(Text(", ".join(parts), style="bold"))
+
+
+def show_plan(console: Console, lines: Sequence[Mapping[str, Any]]) -> None:
+    """The settings of a plan, each with its reason."""
+    table = _table("setting", "value", "reason")
+    for column in table.columns[1:]:
+        column.justify = "left"
+        column.overflow = "fold"
+    for line in lines:
+        table.add_row(
+            printable(line["setting"]),
+            Text(format_setting(line["value"]), style="bold"),
+            printable(line["reason"]),
+        )
+    console.print(table)
+
+
+def show_scores(console: Console, scores: Mapping[str, Any]) -> None:
+    """Headline scores with their intervals, then one row a class, of a scores.json."""
+    table = _facts()
+    table.add_row("images", f"{format_count(scores.get('num_images'))}  (split {printable(scores.get('split', '?'))})")
+    intervals = scores.get("intervals") or {}
+    for key, title in SCORE_TITLES.items():
+        interval = format_interval(intervals.get(key))
+        style = "bold green" if key == "miou" else ""
+        table.add_row(
+            title,
+            Text.assemble(
+                (format_score(scores["scores"].get(key)), style), (f"  {interval}" if interval else "", "dim")
+            ),
+        )
+    console.print(table)
+    if intervals:
+        console.print(Text("ranges: 95 % bootstrap intervals over images", style="dim"))
+    _show_class_scores(console, scores.get("per_class") or [])
+
+
+def _show_class_scores(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    table = _table("class", "IoU", "Dice", "accuracy", "precision", "images", "")
+    table.columns[-1].justify = "left"
+    for row in rows:
+        value = row.get("iou")
+        bar = Text("█" * round(BAR_CELLS * value) if is_number(value) else "", style="blue")
+        cells = [format_score(row.get(key)) for key in ("iou", "dice", "accuracy", "precision")]
+        table.add_row(printable(row["name"]), *cells, format_count(row.get("images")), bar)
+    console.print()
+    console.print(table)
+
+
+def show_training(console: Console, metrics: Mapping[str, Any]) -> None:
+    """The best validation of a finished training, the content of a bundle's metrics.json."""
+    table = _facts()
+    table.add_row("validation", f"best of the run, after step {metrics['step']:,} of {metrics['steps']:,}")
+    for key, title in SCORE_TITLES.items():
+        if key in metrics:
+            table.add_row(title, Text(format_score(metrics[key]), style="bold green" if key == "miou" else ""))
+    table.add_row("training time", format_duration(metrics.get("seconds")))
+    console.print()
+    console.print(table)
+
+
+def show_models(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Name, summary and options of every model."""
+    table = _table("model", "what it is", "options (-O)")
+    for column in table.columns[1:]:
+        column.justify = "left"
+        column.overflow = "fold"
+    for row in rows:
+        options = ", ".join(f"{name}={value}" for name, value in row["options"].items())
+        table.add_row(Text(row["name"], style="bold"), row["summary"], Text(options, style="dim"))
+    console.print(table)
+
+
+def show_description(console: Console, document: Mapping[str, Any]) -> None:
+    """One row a stage: output size, channels, stride, receptive field, parameters, multiply-adds."""
+    table = _table("stage", "channels", "height x width", "stride", "receptive field", "parameters", "multiply-adds")
+    for row in document["rows"]:
+        table.add_row(
+            printable(row["name"]),
+            format_count(row["channels"]),
+            f"{row['height']}x{row['width']}",
+            _short(row["stride"]),
+            _short(row["receptive_field"]),
+            format_count(row["parameters"]),
+            format_large(row["multiply_adds"]),
+        )
+    totals = document["totals"]
+    table.add_section()
+    table.add_row("all", "", "", "", "", format_count(totals["parameters"]), format_large(totals["multiply_adds"]))
+    console.print(table)
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if is_number(value) else "–" if value is None else str(value)
+
+
+def _facts() -> Table:
+    """A borderless table of names and values."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _table(first: str, *others: str) -> Table:
+    """A light table: the first column is text, the others are numbers."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table.add_column(first, overflow="fold")
+    for title in others:
+        table.add_column(title, justify="right")
+    return table
+
+
+def relative(path: object) -> str:
+    """The path as seen from here where it lies below, else as it is."""
+    full = Path(str(path))
+    try:
+        return str(full.resolve().relative_to(Path.cwd().resolve()))
+    except (ValueError, OSError):
+        return str(full)

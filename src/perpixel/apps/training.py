@@ -1,0 +1,381 @@
+"""What `train` and `resume` do, from the data set to the bundle: check, plan, fit, hand over."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lightning_fabric
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from perpixel.apps.config import TrainConfig, make_config, parse_duration
+from perpixel.apps.model_card import model_card
+from perpixel.data import (
+    CheckResult,
+    Dataset,
+    check_dataset,
+    open_dataset,
+    overlay_sheet,
+    refuse,
+    save_classes,
+    save_splits,
+)
+from perpixel.data.batches import TrainingCrops
+from perpixel.engine.fit import Fit, Recipe
+from perpixel.engine.hardware import find_hardware, keep_freed_memory
+from perpixel.engine.run_folder import RunFolder, new_run_path
+from perpixel.engine.schedules import SCHEDULES, Leg, Legs
+from perpixel.engine.semantic import SemanticTask, spread
+from perpixel.engine.tensorboard import tensorboard_sink
+from perpixel.errors import InputError, did_you_mean
+from perpixel.files import read_json
+from perpixel.images import Normalisation
+from perpixel.inference.bundle import BundleConfig, save_bundle
+from perpixel.losses import class_weights, create_loss
+from perpixel.models import create_model
+from perpixel.planning import Machine, Plan, label_facts, make_plan, seconds_per_megapixel
+
+OnEvent = Callable[[dict[str, Any]], None]
+
+# Training label maps that are looked at for an upright and for what smaller scales cost.
+FACT_IMAGES = 24
+# Share of the memory that decoded training images may take.
+CACHE_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: its folder, the best validation scores, and the bundle it left."""
+
+    path: Path
+    metrics: dict[str, Any]
+    bundle: Path
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is known before the first step."""
+
+    dataset: Dataset
+    check: CheckResult
+    plan: Plan
+    machine: Machine
+
+
+def prepare_run(config: TrainConfig, *, on_event: OnEvent) -> Prepared:
+    """Open and check the data, refuse it where it is broken, and plan.
+
+    Raises:
+        InputError: errors in the data, unknown names, impossible settings.
+    """
+    check_names(config)
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    hardware = find_hardware(config.device)
+    machine = Machine(hardware.accelerator, hardware.name, hardware.has_bf16, config.devices)
+    if config.precision == "bf16" and not hardware.has_bf16:
+        on_event({"kind": "phase", "text": f"Note: {hardware.name} has no native bf16; it will be slow"})
+    dataset = open_dataset(
+        config.data,
+        format=config.format,
+        classes=config.classes,
+        splits=config.splits,
+        group=config.group,
+        ignore_values=config.ignore_values,
+        snap=config.snap,
+        seed=config.seed,
+    )
+    on_event({"kind": "phase", "text": "Checking the data"})
+
+    def tell(done: int, total: int, name: str) -> None:
+        on_event({"kind": "progress", "done": done, "total": total, "text": f"check {name}"})
+
+    result = check_dataset(dataset, on_progress=tell)
+    refuse(result)
+    dataset.split("train")
+    dataset.split("val")
+    on_event({"kind": "phase", "text": "Planning: timing nets on this machine"})
+    return Prepared(dataset, result, _plan(config, dataset, result, machine), machine)
+
+
+def check_names(config: TrainConfig) -> None:
+    """Refuse unknown names before anything slow is done."""
+    if config.schedule is not None and config.schedule not in SCHEDULES:
+        raise InputError(f"unknown schedule '{config.schedule}'{did_you_mean(config.schedule, SCHEDULES)}")
+    if config.optimizer not in (None, "adamw", "sgd"):
+        raise InputError(f"unknown optimizer '{config.optimizer}'{did_you_mean(config.optimizer, ['adamw', 'sgd'])}")
+    if config.loss is not None:
+        create_loss(config.loss)
+    if config.class_weights is not None:
+        class_weights(config.class_weights, [1, 1], [1, 1])
+    if config.model != "auto":
+        with torch.device("meta"):
+            create_model(
+                config.model, **{**config.options, "weights": None} if "weights" in config.options else config.options
+            )
+
+
+def _plan(config: TrainConfig, dataset: Dataset, check: CheckResult, machine: Machine) -> Plan:
+    samples = spread(dataset.split("train"), FACT_IMAGES)
+    facts = label_facts([dataset.load_label_map(sample) for sample in samples], dataset.classes)
+    precision = config.precision if config.precision != "auto" else ("bf16" if machine.has_bf16 else "fp32")
+
+    def measure(model: str, options: dict[str, Any]) -> float:
+        return seconds_per_megapixel(
+            model,
+            options,
+            in_channels=check.fingerprint.channels,
+            num_classes=dataset.classes.num_classes,
+            device=machine.accelerator,
+            precision=precision,
+        )
+
+    return make_plan(
+        check.fingerprint,
+        facts,
+        machine=machine,
+        given=config.given(),
+        budget_s=config.budget_s,
+        epochs=config.epochs,
+        measure=measure,
+    )
+
+
+def train_run(config: TrainConfig, *, out: str | os.PathLike[str] | None, began: float, on_event: OnEvent) -> Run:
+    """Start a run in a new folder and see it through."""
+    path = Path(out) if out is not None else new_run_path("runs", f"{Path(config.data).resolve().stem}-{config.model}")
+    folder = RunFolder(path).create()
+    prepared = prepare_run(config, on_event=on_event)
+    _write_start(folder, config, prepared, spent_s=time.perf_counter() - began)
+    return finish_run(folder, on_event=on_event, dataset=prepared.dataset)
+
+
+def _write_start(folder: RunFolder, config: TrainConfig, prepared: Prepared, *, spent_s: float) -> None:
+    """Everything that a resumed run reads. config.json comes last: with it the folder is a run."""
+    plan, dataset = prepared.plan, prepared.dataset
+    save_splits(dataset, folder.path / "splits.json")
+    folder.write("fingerprint.json", prepared.check.fingerprint.to_json())
+    folder.write("check.json", prepared.check.to_json())
+    folder.write("plan.json", {**plan.to_json(), "spent_s": round(spent_s, 2)})
+    save_classes(dataset, folder.path / "classes.json")
+    folder.write_legs(Legs([Leg(0, plan["steps"], 0.0, "planned")]))
+    overlay_sheet(dataset, folder.path / "check_sheet.png")
+    absolute = {"data": str(Path(config.data).resolve()), "threads": torch.get_num_threads()}
+    if config.classes is not None:
+        absolute["classes"] = str(Path(config.classes).resolve())
+    folder.write("config.json", {**config.model_dump(mode="json"), **absolute})
+
+
+def finish_run(folder: RunFolder, *, on_event: OnEvent, dataset: Dataset | None = None) -> Run:
+    """Train from the last checkpoint, or from the start, to the end, and write the bundle."""
+    config = make_config(**folder.read("config.json"))
+    plan = Plan.from_json({"lines": folder.read("plan.json")["lines"]})
+    spent_s = float(folder.read("plan.json")["spent_s"])
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    data = dataset if dataset is not None else _same_data(folder, config)
+    keep_freed_memory()
+    fabric = _fabric(config, plan)
+    fabric.launch()
+    model = _initial_model(config, plan, data)
+    is_extended = any(leg.reason.startswith("extended") for leg in folder.legs().legs)
+    recipe = _recipe(config, plan, spent_s=spent_s, is_extended=is_extended)
+    bundle_config = _bundle_config(folder, config, plan, data)
+    task = _task(config, plan, data, model, bundle_config, fabric, on_event)
+    sinks = [on_event]
+    if config.tensorboard and fabric.is_global_zero:
+        sinks.append(tensorboard_sink(folder.path / "tensorboard", list(data.classes.names)))
+
+    def tell(event: dict[str, Any]) -> None:
+        for sink in sinks:
+            sink(event)
+
+    tell({"kind": "phase", "text": "Training"})
+    fit = Fit(model, task, folder, recipe, fabric=fabric, on_event=tell)
+    fit.run()
+    if fabric.is_global_zero:
+        _hand_over(folder, fit, bundle_config)
+    return Run(folder.path, read_json(folder.bundle / "metrics.json"), folder.bundle)
+
+
+def _same_data(folder: RunFolder, config: TrainConfig) -> Dataset:
+    """The data set as it was when the run began: same splits and the same class table, whatever is inferred today."""
+    return open_dataset(
+        config.data,
+        format=config.format,
+        classes=folder.path / "classes.json",
+        splits=folder.path / "splits.json",
+        group=config.group,
+        snap=config.snap,
+        seed=config.seed,
+    )
+
+
+def _fabric(config: TrainConfig, plan: Plan) -> lightning_fabric.Fabric:
+    accelerator = find_hardware(config.device).accelerator
+    strategy = "ddp" if config.devices > 1 or "WORLD_SIZE" in os.environ else "auto"
+    return lightning_fabric.Fabric(
+        accelerator=accelerator,
+        devices=config.devices,
+        precision="bf16-mixed" if plan["precision"] == "bf16" else "32-true",
+        strategy=strategy,
+    )
+
+
+def _initial_model(config: TrainConfig, plan: Plan, dataset: Dataset) -> nn.Module:
+    """The net with its first weights, which the seed alone decides."""
+    channels = Normalisation.from_json(plan["normalisation"]).low
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return create_model(
+            plan["model"], in_channels=len(channels), num_classes=dataset.classes.num_classes, **plan["options"]
+        )
+
+
+def _recipe(config: TrainConfig, plan: Plan, *, spent_s: float, is_extended: bool) -> Recipe:
+    # An extension is a number of steps: the first budget no longer binds.
+    budget_s = None if is_extended else plan["budget_s"]
+    return Recipe(
+        optimizer=plan["optimizer"],
+        learning_rate=plan["learning_rate"],
+        schedule=plan["schedule"],
+        weight_decay=plan["weight_decay"],
+        ema_share=plan["ema_share"],
+        validations=plan["validations"],
+        patience=config.patience,
+        checkpoint_every_s=config.checkpoint_every_s,
+        budget_s=None if budget_s is None else max(1.0, budget_s - spent_s),
+        seed=config.seed,
+    )
+
+
+def _bundle_config(folder: RunFolder, config: TrainConfig, plan: Plan, dataset: Dataset) -> BundleConfig:
+    fingerprint = folder.read("fingerprint.json")
+    return BundleConfig(
+        model=plan["model"],
+        options={name: value for name, value in plan["options"].items() if name != "weights"},
+        channels=len(Normalisation.from_json(plan["normalisation"]).low),
+        classes=dataset.classes,
+        normalisation=Normalisation.from_json(plan["normalisation"]),
+        scale=float(plan["scale"]),
+        tile=tuple(plan["tile"]),
+        precision=plan["precision"],
+        training={
+            "run": folder.path.name,
+            "seed": config.seed,
+            "budget_s": config.budget_s,
+            "epochs": config.epochs,
+            "loss": plan["loss"],
+            "class_weights": plan["class_weights"],
+        },
+        data={
+            "name": Path(config.data).name,
+            "digest": fingerprint["digest"],
+            "num_images": fingerprint["num_images"],
+            "spacing": None,
+        },
+        versions=_versions(),
+    )
+
+
+def _versions() -> dict[str, str]:
+    packages = ("perpixel", "torch", "torchvision", "timm", "numpy")
+    return {"python": sys.version.split()[0], **{name: importlib.metadata.version(name) for name in packages}}
+
+
+def _task(
+    config: TrainConfig,
+    plan: Plan,
+    dataset: Dataset,
+    model: nn.Module,
+    bundle_config: BundleConfig,
+    fabric: lightning_fabric.Fabric,
+    on_event: OnEvent,
+) -> SemanticTask:
+    crops = TrainingCrops(
+        dataset,
+        dataset.split("train"),
+        crop=tuple(plan["crop"]),
+        normalisation=bundle_config.normalisation,
+        augmentation=plan.augmentation(),
+        seed=config.seed,
+        scale=bundle_config.scale,
+        margin=getattr(model, "margin", 0),
+        rare_share=plan["rare_share"],
+        cache_bytes=int(find_hardware("cpu").memory_bytes * CACHE_SHARE) or 2**30,
+    )
+    on_gpu = fabric.device.type != "cpu"
+    workers = config.num_workers if config.num_workers is not None else (min(8, os.cpu_count() or 1) if on_gpu else 0)
+
+    def on_image(done: int, total: int) -> None:
+        on_event({"kind": "progress", "done": done, "total": total, "text": "validation"})
+
+    return SemanticTask(
+        crops=crops,
+        batch_size=plan["batch_size"],
+        loss=_loss(plan, dataset),
+        aux_weights=tuple(getattr(model, "aux_weights", ())),
+        dataset=dataset,
+        samples=dataset.split("val"),
+        config=bundle_config,
+        max_validation=plan["max_validation"],
+        device=fabric.device,
+        num_workers=workers,
+        on_image=on_image,
+    )
+
+
+def _loss(plan: Plan, dataset: Dataset) -> nn.Module:
+    weights = None
+    if plan["class_weights"] != "none":
+        weights = torch.tensor(plan["class_weight_values"], dtype=torch.float32)
+    return create_loss(plan["loss"], class_weights=weights, ignore_index=dataset.classes.ignore_index)
+
+
+def _hand_over(folder: RunFolder, fit: Fit, config: BundleConfig) -> None:
+    """The best weights as a bundle."""
+    best = fit.average
+    best.load_state_dict(load_file(folder.best))
+    events = [event for event in fit.progress.history if event["step"] == fit.progress.best_step]
+    event = events[-1]
+    metrics = {
+        "split": "val",
+        "step": event["step"],
+        "steps": fit.progress.step,
+        "seconds": round(fit.progress.elapsed_s, 1),
+        **{name: event[name] for name in ("miou", "pixel_accuracy", "mean_dice")},
+        "iou": dict(zip(config.classes.names, event["iou"])),
+        "images": len(fit.task.samples),  # type: ignore[attr-defined]
+    }
+    config = replace(config, training={**config.training, "steps": fit.progress.step, "best_step": event["step"]})
+    save_bundle(folder.bundle, model=best, config=config, metrics=metrics, card=model_card(config, metrics))
+
+
+def extend_run(folder: RunFolder, extend: str) -> None:
+    """Add a leg: more time ("5m") or more epochs ("10") than planned.
+
+    Raises:
+        InputError: neither a time nor a number of epochs, or time for a run whose speed is not known yet.
+    """
+    plan = Plan.from_json({"lines": folder.read("plan.json")["lines"]})
+    images = folder.read("fingerprint.json")["num_images"]["train"]
+    text = extend.strip()
+    if text.isdecimal():
+        steps = int(np.ceil(int(text) * images / plan["batch_size"]))
+    else:
+        times = [event["step_s"] for event in folder.read_log() if event["kind"] == "step"]
+        if not times:
+            raise InputError(f"extend '{extend}': the run has taken no step, so its speed is not known: give epochs")
+        steps = int(parse_duration(text) / float(np.median(times)))
+    if steps < 1:
+        raise InputError(f"extend '{extend}': that is less than one step: give more")
+    legs = folder.legs()
+    start = legs.total_steps
+    folder.write_legs(legs.with_leg(Leg(start, start + steps, 0.0, f"extended by {text}")))

@@ -1,0 +1,199 @@
+"""Batches for training: every draw is a function of (seed, draw number) alone.
+
+So a run that is killed and resumed sees exactly the batches that it would have seen, whatever the number of workers,
+and no generator state has to be saved.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from perpixel.data.dataset import Dataset
+from perpixel.data.sample import Sample
+from perpixel.data.transforms import Augmentation, draw_colour, draw_geometry, recolour, warp
+from perpixel.images import Normalisation, resize_image
+from perpixel.labels import resize_label_map
+
+# Pixels remembered per class and image, as possible centres of crops for rare classes.
+CENTRES_PER_CLASS = 32
+
+
+@dataclass
+class Batch:
+    """What one training step takes.
+
+    Attributes:
+        image: (B, C, h, w) float32, channels_last.
+        target: (B, h, w) int64 label map.
+        names: sample names, for messages.
+    """
+
+    image: torch.Tensor
+    target: torch.Tensor
+    names: list[str]
+
+
+@dataclass
+class Source:
+    """One decoded training image at working scale, with what drawing crops needs."""
+
+    image: np.ndarray  # (H, W, C) raw values
+    label_map: np.ndarray  # (H, W)
+    low: np.ndarray  # (C,)
+    high: np.ndarray
+    centres: dict[int, np.ndarray]  # class -> (n, 2) rows and columns
+
+
+def load_source(dataset: Dataset, sample: Sample, *, scale: float, normalisation: Normalisation) -> Source:
+    """Read one sample and bring it to the working scale (label maps by nearest neighbour)."""
+    image, label_map = dataset.load_image(sample), dataset.load_label_map(sample)
+    if scale != 1.0:
+        size = scaled_size(image.shape[:2], scale)
+        image, label_map = resize_image(image, size), resize_label_map(label_map, size)
+    low, high = normalisation.limits(image)
+    rng = np.random.default_rng(0)
+    centres = {}
+    for value in np.unique(label_map):
+        if value < dataset.classes.num_classes:
+            places = np.flatnonzero(label_map == value)
+            chosen = rng.choice(places, min(CENTRES_PER_CLASS, len(places)), replace=False)
+            centres[int(value)] = np.stack(np.unravel_index(chosen, label_map.shape), axis=1)
+    return Source(image, label_map, np.asarray(low, float), np.asarray(high, float), centres)
+
+
+def scaled_size(size: tuple[int, ...], scale: float) -> tuple[int, int]:
+    """(H, W) of an image at the working scale, at least one pixel."""
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+class TrainingCrops(TorchDataset):
+    """Draw number -> one augmented crop. Decoded images are kept in memory up to `cache_bytes`.
+
+    Args:
+        crop: (h, w) of every draw, in pixels at the working scale.
+        margin: extra pixels of true context on each side of the image (not of the target), for valid-padding nets.
+        rare_share: share of draws whose crop is placed on a class drawn with equal chance from those in the image.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        samples: tuple[Sample, ...],
+        *,
+        crop: tuple[int, int],
+        normalisation: Normalisation,
+        augmentation: Augmentation,
+        seed: int,
+        scale: float = 1.0,
+        margin: int = 0,
+        rare_share: float = 0.0,
+        cache_bytes: int = 2**31,
+    ) -> None:
+        self.dataset, self.samples, self.crop, self.scale = dataset, samples, crop, scale
+        self.normalisation, self.augmentation = normalisation, augmentation
+        self.seed, self.margin, self.rare_share = seed, margin, rare_share
+        self.cache_bytes, self._cached_bytes = cache_bytes, 0
+        self._cache: OrderedDict[int, Source] = OrderedDict()
+        self._order: tuple[int, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def sample_of(self, draw: int) -> int:
+        """Index of the sample of a draw: a fresh permutation for each pass over the data."""
+        epoch, place = divmod(draw, len(self.samples))
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.samples))
+        return int(self._order[1][place])
+
+    def source(self, index: int) -> Source:
+        """The decoded sample, from memory where it is kept."""
+        if index not in self._cache:
+            found = load_source(self.dataset, self.samples[index], scale=self.scale, normalisation=self.normalisation)
+            size = found.image.nbytes + found.label_map.nbytes
+            if self._cached_bytes + size > self.cache_bytes:
+                return found
+            self._cached_bytes += size
+            self._cache[index] = found
+        return self._cache[index]
+
+    def __getitem__(self, draw: int) -> tuple[np.ndarray, np.ndarray, str]:
+        index = self.sample_of(draw)
+        source = self.source(index)
+        rng = np.random.default_rng([self.seed, 1, draw])
+        padded = self.crop[0] + 2 * self.margin, self.crop[1] + 2 * self.margin
+        centre = None
+        if source.centres and rng.random() < self.rare_share:
+            places = source.centres[sorted(source.centres)[rng.integers(len(source.centres))]]
+            centre = tuple(places[rng.integers(len(places))])
+        geometry = draw_geometry(rng, self.augmentation, source=source.label_map.shape, crop=padded, centre=centre)
+        image = warp(source.image, geometry, padded)
+        target = warp(source.label_map, geometry, padded, nearest=True)
+        if self.margin:
+            target = target[self.margin : -self.margin, self.margin : -self.margin]
+        colour = draw_colour(rng, self.augmentation, image.shape[2])
+        image = recolour(
+            image,
+            colour,
+            low=source.low,
+            high=source.high,
+            mean=np.asarray(self.normalisation.mean),
+            std=np.asarray(self.normalisation.std),
+            rng=rng,
+        )
+        return image, target, self.samples[index].name
+
+
+def collate(draws: list[tuple[np.ndarray, np.ndarray, str]]) -> Batch:
+    """Stack draws; (B, h, w, C) memory seen as (B, C, h, w) is channels_last without a copy."""
+    image = torch.from_numpy(np.stack([image for image, _, _ in draws])).permute(0, 3, 1, 2)
+    target = torch.from_numpy(np.stack([target for _, target, _ in draws]).astype(np.int64))
+    return Batch(image, target, [name for _, _, name in draws])
+
+
+class BatchDraws:
+    """Batch sampler: the draw numbers of each step from `start_step` on, the share of this rank only."""
+
+    def __init__(self, *, batch_size: int, start_step: int, end_step: int, rank: int = 0, world_size: int = 1) -> None:
+        self.batch_size, self.start_step, self.end_step = batch_size, start_step, end_step
+        self.rank, self.world_size = rank, world_size
+
+    def __len__(self) -> int:
+        return max(0, self.end_step - self.start_step)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.start_step, self.end_step):
+            first = (step * self.world_size + self.rank) * self.batch_size
+            yield list(range(first, first + self.batch_size))
+
+
+def batches(
+    crops: TrainingCrops,
+    *,
+    batch_size: int,
+    start_step: int,
+    end_step: int,
+    rank: int = 0,
+    world_size: int = 1,
+    num_workers: int = 0,
+) -> Iterator[Batch]:
+    """The batches of steps start_step..end_step-1, in order."""
+    draws = BatchDraws(
+        batch_size=batch_size, start_step=start_step, end_step=end_step, rank=rank, world_size=world_size
+    )
+    loader: DataLoader = DataLoader(
+        crops,
+        batch_sampler=draws,
+        collate_fn=collate,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=False,
+    )
+    return iter(loader)

@@ -1,0 +1,46 @@
+"""The Medical Segmentation Decathlon's lists, 2-D images.
+
+dataset.json     modality, labels {"0": "background", ...}, training [{"image": ..., "label": ...}], test [...]
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from perpixel.data.formats import dataset_json
+from perpixel.data.formats.layout import Layout, refuse_missing
+from perpixel.data.formats.stacks import expand_stacks
+from perpixel.data.sample import FileMask, Sample
+from perpixel.errors import InputError
+from perpixel.labels import ClassTable
+
+
+def detect(root: Path) -> bool:
+    """dataset.json with labels and a training list."""
+    return {"labels", "training"} <= dataset_json.keys(root)
+
+
+def read(root: Path, classes: ClassTable | None) -> Layout:
+    """Read the lists of dataset.json; the test list has no labels.
+
+    Raises:
+        InputError: volumes, a list of another form, or missing files.
+    """
+    dataset_json.refuse_volumes(root)
+    content, where = dataset_json.load(root), root / "dataset.json"
+    training = content.get("training")
+    if not isinstance(training, list) or not all(
+        isinstance(row, dict) and {"image", "label"} <= set(row) for row in training
+    ):
+        raise InputError(f'{where}: training must be a list of {{"image": path, "label": path}}: correct the list')
+    pairs = [(root / str(row["image"]), root / str(row["label"])) for row in training]
+    refuse_missing([path for pair in pairs for path in pair], where, "files of training", "correct the paths")
+    tests = [root / str(path) for path in content.get("test", []) if isinstance(path, str)]
+    layout = Layout(
+        {"train": [Sample(image.stem, (image,), FileMask(label)) for image, label in pairs]},
+        classes=classes or dataset_json.read_labels(content, where),
+        unlabelled=[Sample(path.stem, (path,)) for path in tests if path.is_file()],
+    )
+    if layout.unlabelled:
+        layout.notes.append(f"the {len(layout.unlabelled)} test images have no labels: kept as unlabelled")
+    return expand_stacks(layout)

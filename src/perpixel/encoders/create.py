@@ -1,0 +1,47 @@
+"""One door to every backbone: `create_encoder`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from perpixel.encoders.encoder import Encoder
+from perpixel.encoders.timm_encoder import timm_encoder
+from perpixel.encoders.torchvision_encoder import torchvision_encoder
+from perpixel.errors import InputError
+
+OUTPUT_STRIDES = (8, 16, 32)
+TORCHVISION_PREFIX = "torchvision/"
+
+
+def create_encoder(
+    name: str,
+    *,
+    in_channels: int = 3,
+    weights: str | Path | None = None,
+    output_stride: int = 32,
+    depth: int = 5,
+) -> Encoder:
+    """Build an encoder by its timm name ('resnet18', 'convnext_tiny') or as 'torchvision/resnet18'.
+
+    Args:
+        name: timm model name, or "torchvision/" and a torchvision classification model.
+        in_channels: any count; a pretrained stem is adapted (`adapt_stem_weight`).
+        weights: None starts at random; "imagenet" downloads the library's default weights, the only place that
+            does; otherwise a local .safetensors, .pth or .pt file in the library's own naming.
+        output_stride: 8, 16 or 32; below 32 the last stages are dilated where the network can.
+        depth: features down to stride 2 ** depth, 2 to 5.
+    Raises:
+        InputError: unknown name (nearest ones listed), a network without a pyramid, an option it cannot take,
+            weights that are missing, damaged or of another network.
+    """
+    if in_channels < 1:
+        raise InputError(f"in_channels {in_channels} of encoder '{name}': it must be at least 1")
+    if output_stride not in OUTPUT_STRIDES:
+        raise InputError(f"output_stride {output_stride} of encoder '{name}': choose 8, 16 or 32")
+    if not 2 <= depth <= 5:
+        raise InputError(f"depth {depth} of encoder '{name}': choose 2 to 5")
+    source = None if weights is None else str(weights)
+    if name.startswith(TORCHVISION_PREFIX):
+        short = name.removeprefix(TORCHVISION_PREFIX)
+        return torchvision_encoder(short, in_channels, source, output_stride, depth)
+    return timm_encoder(name, in_channels, source, output_stride, depth)

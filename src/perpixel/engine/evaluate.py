@@ -1,0 +1,189 @@
+"""Scores of a predictor on a split: one confusion matrix over all images, intervals, a table and pictures of cases."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from perpixel.data import Dataset, Sample
+from perpixel.errors import InputError
+from perpixel.files import make_folder, write_json, write_text
+from perpixel.images import resize_image, to_display, write_png
+from perpixel.inference.predictor import Predictor
+from perpixel.labels import ClassTable, colourise, error_map, resize_label_map
+from perpixel.metrics import bootstrap_intervals, compute_scores, confusion_matrix, per_image_table
+
+# Cases shown of each kind, and the longest side of their pictures.
+CASES = 3
+CASE_SIDE = 640
+
+OnImage = Callable[[int, int, str], None]
+
+
+def evaluate_split(
+    predictor: Predictor,
+    dataset: Dataset,
+    split: str,
+    out: str | Path,
+    *,
+    tta: bool = False,
+    seed: int = 0,
+    on_image: OnImage | None = None,
+) -> dict[str, Any]:
+    """Predict every image of a split at its full size, score it, and write the results to `out`.
+
+    What stood in `out` before is removed first, so that no stale result can be taken for a new one.
+
+    Args:
+        predictor: model with its classes; the data set must have the same ones, in the same order.
+        split: a split of the data set.
+        tta: average over mirror images.
+        seed: of the bootstrap.
+        on_image: called with (done, total, name).
+    Returns:
+        What scores.json holds.
+    Raises:
+        InputError: classes differ, or the split is empty.
+    """
+    check_classes(predictor.config.classes, dataset)
+    samples = dataset.split(split)
+    folder = Path(out)
+    shutil.rmtree(folder, ignore_errors=True)
+    make_folder(folder)
+    began = time.perf_counter()
+    matrices, pixels = _predict_all(predictor, dataset, samples, tta, on_image)
+    seconds = time.perf_counter() - began
+
+    names = list(dataset.classes.names)
+    table = per_image_table([sample.name for sample in samples], matrices, names)
+    _write_csv(folder / "per_image.csv", table)
+    result = {
+        "split": split,
+        "num_images": len(samples),
+        "classes": names,
+        "colours": dataset.classes.colours.tolist(),
+        **_scores(matrices, names, seed),
+        "cases": list(_write_cases(predictor, dataset, samples, table, folder)),
+        "timing": {
+            "images": len(samples),
+            "seconds": round(seconds, 3),
+            "images_per_s": round(len(samples) / seconds, 3),
+            "megapixels_per_s": round(pixels / seconds / 1e6, 3),
+        },
+        "tta": tta,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_json(folder / "scores.json", result)
+    return result
+
+
+def check_classes(table: ClassTable, dataset: Dataset) -> None:
+    """Refuse to score a model against other classes than its own.
+
+    Raises:
+        InputError: number or names of the classes differ.
+    """
+    have, need = list(table.names), list(dataset.classes.names)
+    if have != need:
+        raise InputError(
+            f"{dataset.root}: its classes are {', '.join(need)}, the model's are {', '.join(have)}: "
+            "give the data set that the model was trained on, or a classes.json with the model's classes"
+        )
+
+
+def _predict_all(
+    predictor: Predictor, dataset: Dataset, samples: Sequence[Sample], tta: bool, on_image: OnImage | None
+) -> tuple[np.ndarray, int]:
+    classes = dataset.classes
+    matrices, pixels = [], 0
+    for done, sample in enumerate(samples):
+        image, target = dataset.load(sample)
+        pred = predictor.predict(image, tta=tta).label_map
+        matrices.append(
+            confusion_matrix(pred, target, num_classes=classes.num_classes, ignore_index=classes.ignore_index)
+        )
+        pixels += target.size
+        if on_image:
+            on_image(done + 1, len(samples), sample.name)
+    return np.stack(matrices), pixels
+
+
+def _scores(matrices: np.ndarray, names: list[str], seed: int) -> dict[str, Any]:
+    result = compute_scores(matrices.sum(0)).to_json(names)
+    statistics = tuple(result["scores"])
+    intervals = bootstrap_intervals(matrices, statistics=(*statistics, "iou"), seed=seed)
+    low, high = intervals.pop("iou")
+    present = (matrices.sum(2) > 0).sum(0)
+    for index, row in enumerate(result["per_class"]):
+        row["images"] = int(present[index])
+        row["interval"] = [_plain(np.asarray(low)[index]), _plain(np.asarray(high)[index])]
+    result["intervals"] = {name: [_plain(a), _plain(b)] for name, (a, b) in intervals.items()}
+    return result
+
+
+def _plain(value: Any) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def _write_cases(
+    predictor: Predictor, dataset: Dataset, samples: Sequence[Sample], table: list[dict[str, Any]], folder: Path
+) -> Iterator[dict[str, Any]]:
+    """Pictures of the best, the median and the worst images, by the mIoU of each by itself."""
+    by_name = {sample.name: sample for sample in samples}
+    for rank, row in choose_cases(table):
+        stem = f"{rank}-{len(list((folder / 'cases').glob(f'{rank}-*_image.png'))) + 1}"
+        pictures = case_pictures(predictor, dataset, by_name[row["name"]])
+        files = {kind: f"cases/{stem}_{kind}.png" for kind in pictures}
+        for kind, picture in pictures.items():
+            write_png(folder / files[kind], picture)
+        yield {"name": row["name"], "rank": rank, "miou": row["miou"], "files": files}
+
+
+def choose_cases(table: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """(rank, row) of up to CASES best, median and worst images, no image twice."""
+    rows = sorted((row for row in table if row["miou"] is not None), key=lambda row: -row["miou"])
+    count = min(CASES, max(1, len(rows) // 3))
+    middle = (len(rows) - count) // 2
+    parts = {"best": rows[:count], "median": rows[middle : middle + count], "worst": rows[-count:]}
+    chosen: list[tuple[str, dict[str, Any]]] = []
+    for rank, part in parts.items():
+        known = [row for _, row in chosen]
+        chosen += [(rank, row) for row in part if row not in known]
+    return chosen
+
+
+def case_pictures(predictor: Predictor, dataset: Dataset, sample: Sample) -> dict[str, np.ndarray]:
+    """image, truth, prediction, error and uncertainty of one sample, (h, w, 3) uint8 each."""
+    image, target = dataset.load(sample)
+    prediction = predictor.predict(image, uncertainty=True)
+    assert prediction.uncertainty is not None
+    height, width = target.shape
+    factor = min(1.0, CASE_SIDE / max(height, width))
+    size = max(1, round(height * factor)), max(1, round(width * factor))
+    small_target, small_pred = resize_label_map(target, size), resize_label_map(prediction.label_map, size)
+    heat = (np.clip(prediction.uncertainty, 0, 1) * 255).astype(np.uint8)
+    heat = cv2.resize(heat, (size[1], size[0]), interpolation=cv2.INTER_AREA)
+    return {
+        "image": resize_image(to_display(image), size),
+        "truth": colourise(small_target, dataset.classes),
+        "prediction": colourise(small_pred, dataset.classes),
+        "error": error_map(small_pred, small_target, dataset.classes.ignore_index),
+        "uncertainty": cv2.applyColorMap(heat, cv2.COLORMAP_INFERNO)[..., ::-1].copy(),
+    }

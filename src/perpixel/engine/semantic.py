@@ -1,0 +1,103 @@
+"""The semantic task: label maps -> loss, logits -> label maps -> one confusion matrix over the whole set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from perpixel.data import Dataset, Sample
+from perpixel.data.batches import Batch, TrainingCrops, batches
+from perpixel.inference.bundle import BundleConfig
+from perpixel.inference.predictor import Predictor
+from perpixel.metrics import compute_scores, confusion_matrix
+
+
+class SemanticTask:
+    """Crops, loss and full-image validation for `fit`.
+
+    Args:
+        crops: training draws.
+        batch_size: draws a step, on each device.
+        loss: (logits, target) -> scalar.
+        aux_weights: weights of the model's further training outputs.
+        dataset, samples: validation images, predicted whole with the pipeline that `predict` uses.
+        config: normalisation, scale and tile of that pipeline.
+        max_validation: images of a validation; a fixed, evenly spread choice where there are more.
+        device: where validation runs.
+        num_workers: processes that draw crops; 0 draws them in this one.
+        on_image: called with (done, total) while validating.
+    """
+
+    def __init__(
+        self,
+        *,
+        crops: TrainingCrops,
+        batch_size: int,
+        loss: nn.Module,
+        aux_weights: tuple[float, ...],
+        dataset: Dataset,
+        samples: tuple[Sample, ...],
+        config: BundleConfig,
+        max_validation: int | None = None,
+        device: torch.device | str = "cpu",
+        num_workers: int = 0,
+        on_image: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.crops, self.batch_size, self.aux_weights = crops, batch_size, aux_weights
+        self.loss_module = loss.to(device)
+        self.dataset, self.config, self.device = dataset, config, torch.device(device)
+        self.num_workers, self.on_image = num_workers, on_image
+        self.samples = spread(samples, max_validation)
+
+    def batches(self, *, start_step: int, end_step: int, rank: int, world_size: int) -> Iterator[Batch]:
+        return batches(
+            self.crops,
+            batch_size=self.batch_size,
+            start_step=start_step,
+            end_step=end_step,
+            rank=rank,
+            world_size=world_size,
+            num_workers=self.num_workers,
+        )
+
+    def loss(self, outputs: Tensor | tuple[Tensor, ...], batch: Batch) -> Tensor:
+        """Loss of the main logits plus the weighted losses of the further outputs."""
+        main, *others = outputs if isinstance(outputs, tuple) else (outputs,)
+        target = batch.target.to(main.device, non_blocking=True)
+        total = self.loss_module(main, target)
+        for weight, logits in zip(self.aux_weights, others, strict=True):
+            total = total + weight * self.loss_module(logits, target)
+        return total
+
+    def validate(self, model: nn.Module) -> dict[str, Any]:
+        """Scores over the validation images at their full size; "score" is mIoU."""
+        predictor = Predictor(model, self.config, device=self.device)
+        classes = self.dataset.classes
+        counts = np.zeros((classes.num_classes, classes.num_classes), np.int64)
+        for done, sample in enumerate(self.samples):
+            image, target = self.dataset.load(sample)
+            pred = predictor.predict(image).label_map
+            counts += confusion_matrix(pred, target, num_classes=classes.num_classes, ignore_index=classes.ignore_index)
+            if self.on_image:
+                self.on_image(done + 1, len(self.samples))
+        result = compute_scores(counts).to_json(classes.names)
+        scores = result["scores"]
+        return {
+            "score": scores["miou"] or 0.0,
+            "miou": scores["miou"],
+            "pixel_accuracy": scores["pixel_accuracy"],
+            "mean_dice": scores["mean_dice"],
+            "iou": [row["iou"] for row in result["per_class"]],
+        }
+
+
+def spread(samples: tuple[Sample, ...], most: int | None) -> tuple[Sample, ...]:
+    """`most` of the samples, evenly spread over their order; all where there are no more than that."""
+    if most is None or len(samples) <= most:
+        return samples
+    places = np.linspace(0, len(samples) - 1, max(1, most)).round().astype(int)
+    return tuple(samples[place] for place in sorted(set(places.tolist())))

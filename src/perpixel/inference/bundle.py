@@ -1,0 +1,149 @@
+"""The bundle: what training leaves and every other command takes.
+
+bundle/
+  config.json        architecture, options, classes, channels, normalisation, scale, tile, versions, data fingerprint
+  model.safetensors  weights
+  metrics.json       scores so far
+  README.md          model card
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from perpixel.errors import InputError
+from perpixel.files import make_folder, read_json, write_json, write_text
+from perpixel.images import Normalisation
+from perpixel.labels import ClassTable
+from perpixel.models import create_model
+from perpixel.models.weights import load_weights, save_weights
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class BundleConfig:
+    """Everything besides the weights that prediction needs.
+
+    Attributes:
+        model, options: name in MODELS and the options that it was made with.
+        channels: image channels.
+        scale: working scale: images are resized by this factor before the net, logits back after it.
+        tile: (h, w) in source pixels; larger images are predicted in overlapping windows of this size.
+        precision: "bf16" or "fp32" arithmetic that the net was trained and validated in.
+        training, data, versions: for people and for reports; prediction does not look at them.
+    """
+
+    model: str
+    options: dict[str, Any]
+    channels: int
+    classes: ClassTable
+    normalisation: Normalisation
+    scale: float
+    tile: tuple[int, int]
+    precision: str
+    training: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "task": "semantic",
+            "model": {"name": self.model, "options": self.options},
+            "channels": self.channels,
+            "classes": self.classes.to_json(),
+            "normalisation": self.normalisation.to_json(),
+            "scale": self.scale,
+            "tile": list(self.tile),
+            "precision": self.precision,
+            "training": self.training,
+            "data": self.data,
+            "versions": self.versions,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any], where: str) -> BundleConfig:
+        """Read what `to_json` wrote.
+
+        Raises:
+            InputError: a key is missing or of the wrong kind, or a newer format.
+        """
+        try:
+            if value["format"] > FORMAT:
+                raise InputError(
+                    f"{where}: bundle format {value['format']} is newer than what this perpixel reads ({FORMAT}): "
+                    "upgrade perpixel"
+                )
+            return cls(
+                model=value["model"]["name"],
+                options=dict(value["model"]["options"]),
+                channels=int(value["channels"]),
+                classes=ClassTable.from_json(value["classes"], where),
+                normalisation=Normalisation.from_json(value["normalisation"]),
+                scale=float(value["scale"]),
+                tile=(int(value["tile"][0]), int(value["tile"][1])),
+                precision=str(value["precision"]),
+                training=dict(value["training"]),
+                data=dict(value["data"]),
+                versions=dict(value["versions"]),
+            )
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            raise InputError(f"{where}: not a bundle's config ({error!r}): export or train the bundle again") from error
+
+
+def build_model(config: BundleConfig) -> nn.Module:
+    """The untrained net of a bundle. Never downloads: trained weights are in the bundle."""
+    options = {name: value for name, value in config.options.items() if name != "weights"}
+    return create_model(config.model, in_channels=config.channels, num_classes=config.classes.num_classes, **options)
+
+
+def save_bundle(
+    folder: str | Path, *, model: nn.Module, config: BundleConfig, metrics: dict[str, Any], card: str
+) -> Path:
+    """Write a bundle. config.json comes last: a folder without it is not a bundle yet."""
+    path = make_folder(folder)
+    (path / "config.json").unlink(missing_ok=True)
+    save_weights(model, path / "model.safetensors")
+    write_json(path / "metrics.json", metrics)
+    write_text(path / "README.md", card)
+    write_json(path / "config.json", config.to_json())
+    return path
+
+
+def find_bundle(path: str | Path) -> Path:
+    """The bundle folder for `path`, which may be a bundle or a run.
+
+    Raises:
+        InputError: neither, or a run that is not finished.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        raise InputError(f"{folder}: no such folder: give a run or a bundle folder")
+    if not folder.is_dir():
+        raise InputError(f"{folder}: a file, where a run or a bundle folder is needed: give the folder")
+    if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
+        return folder
+    if (folder / "bundle" / "config.json").is_file():
+        return folder / "bundle"
+    if (folder / "checkpoints").is_dir():
+        raise InputError(
+            f"{folder}: the run has not finished, so it has no bundle yet: perpixel train --resume {folder}"
+        )
+    raise InputError(f"{folder}: neither a run nor a bundle (no config.json with model.safetensors): check the path")
+
+
+def load_bundle(path: str | Path) -> tuple[nn.Module, BundleConfig]:
+    """Read the net (eval mode, fp32, on the CPU) and the config of a bundle or run."""
+    folder = find_bundle(path)
+    where = str(folder / "config.json")
+    config = BundleConfig.from_json(read_json(folder / "config.json"), where)
+    with torch.random.fork_rng(devices=[]):  # building draws initial weights; the caller's generator stays as it was
+        model = build_model(config)
+    load_weights(model, folder / "model.safetensors")
+    return model.eval(), config

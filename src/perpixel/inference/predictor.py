@@ -1,0 +1,222 @@
+"""Model + image -> label map: what validation, evaluation, `predict` and the server all call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from perpixel.errors import InputError
+from perpixel.images import read_image
+from perpixel.inference.bundle import BundleConfig, load_bundle
+from perpixel.inference.sliding import sliding_window
+from perpixel.labels import ClassTable, colourise
+
+# Share of a window shared with its neighbour on each side, before Gaussian blending.
+OVERLAP = 0.25
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the net says of one image.
+
+    Attributes:
+        label_map: (H, W) uint8 (uint16 above 255 classes) class indices, the input's exact size.
+        classes: names and colours of the indices.
+        probs: (K, H, W) float32 probabilities, where asked for.
+        uncertainty: (H, W) float32 entropy in 0..1 (1 = all classes equally likely), where asked for.
+        instances: None for semantic models.
+    """
+
+    label_map: np.ndarray
+    classes: ClassTable
+    probs: np.ndarray | None = None
+    uncertainty: np.ndarray | None = None
+    instances: None = None
+
+    def colour(self) -> np.ndarray:
+        """The label map in class colours, (H, W, 3) uint8."""
+        return colourise(self.label_map, self.classes)
+
+
+class Predictor:
+    """A net with everything around it that turns an image into a label map.
+
+    Args:
+        model: (B, C, h, w) -> (B, K, h, w) logits.
+        config: normalisation, working scale, tile and classes.
+        device: where the net runs.
+        precision: "bf16" | "fp32"; None takes the bundle's.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: BundleConfig,
+        *,
+        device: str | torch.device = "cpu",
+        precision: str | None = None,
+    ) -> None:
+        self.config = config
+        self.device = torch.device(device)
+        self.precision = precision or config.precision
+        self.model = model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+    def predict(
+        self,
+        image: np.ndarray | str | os.PathLike[str],
+        *,
+        probs: bool = False,
+        uncertainty: bool = False,
+        tta: bool = False,
+        on_tile: Callable[[int, int], None] | None = None,
+    ) -> Prediction:
+        """Label every pixel of one image.
+
+        Args:
+            image: a file, or (H, W, C) / (H, W) of the value range that the training images had.
+            probs: also return probabilities, (K, H, W) float32.
+            uncertainty: also return the entropy map.
+            tta: average over the image and its mirror image.
+            on_tile: called with (done, total) windows.
+        Raises:
+            InputError: unreadable file, wrong number of channels, not an image array.
+        """
+        array = self._as_image(image)
+        tensor = torch.from_numpy(_torch_ready(array)).permute(2, 0, 1)[None]
+        limits = self.config.normalisation.limits(array)
+        result = sliding_window(
+            self._runner(limits, tta),
+            tensor,
+            num_classes=self.config.classes.num_classes,
+            tile=self.config.tile,
+            overlap=OVERLAP,
+            probs=probs,
+            uncertainty=uncertainty,
+            on_tile=on_tile,
+        )
+        return Prediction(
+            label_map=result.label_map.astype(self.config.classes.dtype),
+            classes=self.config.classes,
+            probs=result.probs,
+            uncertainty=result.uncertainty,
+        )
+
+    def _as_image(self, image: np.ndarray | str | os.PathLike[str]) -> np.ndarray:
+        where = "image" if isinstance(image, np.ndarray) else str(image)
+        array = image if isinstance(image, np.ndarray) else read_image(Path(image))
+        if array.ndim == 2:
+            array = array[..., None]
+        if array.ndim != 3 or array.size == 0 or array.dtype.kind not in "uif":
+            raise InputError(
+                f"{where}: shape {array.shape}, dtype {array.dtype}: give numbers of shape (height, width, channels)"
+            )
+        return self._match_channels(array, where)
+
+    def _match_channels(self, array: np.ndarray, where: str) -> np.ndarray:
+        have, need = array.shape[2], self.config.channels
+        if have == need:
+            return array
+        # Saving tools change grey to RGB and add alpha without a word; these three lose nothing.
+        if need == 3 and have == 1:
+            return np.repeat(array, 3, axis=2)
+        if need == 3 and have == 4:
+            return array[..., :3]
+        if need == 1 and have == 3 and (array == array[..., :1]).all():
+            return array[..., :1]
+        raise InputError(
+            f"{where}: {have} channels, but the model was trained on {need}: give images like the training images"
+        )
+
+    def _runner(self, limits: tuple[np.ndarray, np.ndarray], tta: bool) -> Callable[[Tensor], Tensor]:
+        config, device = self.config, self.device
+        shape = (1, -1, 1, 1)
+        low = torch.as_tensor(np.asarray(limits[0], np.float32), device=device).view(shape)
+        high = torch.as_tensor(np.asarray(limits[1], np.float32), device=device).view(shape)
+        mean = torch.as_tensor(np.asarray(config.normalisation.mean, np.float32), device=device).view(shape)
+        std = torch.as_tensor(np.asarray(config.normalisation.std, np.float32), device=device).view(shape)
+        factor = 1 / ((high - low).clamp_min(1e-12) * std)
+        offset = -low * factor - mean / std
+
+        def run(window: Tensor) -> Tensor:
+            image = window.to(device).float() * factor + offset
+            logits = self._logits(image)
+            if tta:
+                mirrored = self._logits(image.flip(-1)).flip(-1)
+                logits = torch.logaddexp(logits.log_softmax(1), mirrored.log_softmax(1))
+            return logits
+
+        return run
+
+    @torch.inference_mode()
+    def _logits(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) normalised -> (B, K, H, W) float32, through the working scale and valid-padding margins."""
+        size = image.shape[-2:]
+        if self.config.scale != 1.0:
+            small = [max(1, round(side * self.config.scale)) for side in size]
+            mode = "area" if self.config.scale < 1 else "bilinear"
+            image = F.interpolate(image, small, mode=mode)
+        with self._autocast():
+            logits = run_model(self.model, image.contiguous(memory_format=torch.channels_last))
+        if logits.shape[-2:] != size:
+            logits = F.interpolate(logits.float(), size, mode="bilinear", align_corners=False)
+        return logits.float()
+
+    def _autocast(self) -> AbstractContextManager:
+        if self.precision != "bf16":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def run_model(model: nn.Module, image: Tensor) -> Tensor:
+    """Logits of the image's size; a valid-padding net gets the context that it needs by mirroring.
+
+    Ronneberger et al. 2015: missing context is extrapolated by mirroring the input image.
+    """
+    margin = getattr(model, "margin", 0)
+    if not margin:
+        return model(image)
+    height, width = image.shape[-2:]
+    padded = model.fit_size((height + 2 * margin, width + 2 * margin))  # type: ignore[operator]
+    logits = model(mirror_to(image, padded, margin))
+    return logits[..., :height, :width]
+
+
+def mirror_to(image: Tensor, size: tuple[int, int], margin: int) -> Tensor:
+    """Mirror (B, C, H, W) by `margin` at the top and left and up to `size` in all, however small the image is."""
+    for axis, total in zip((-2, -1), size):
+        side = image.shape[axis]
+        period = max(1, 2 * (side - 1))
+        places = torch.arange(-margin, total - margin, device=image.device) % period
+        image = image.index_select(axis, torch.minimum(places, period - places).clamp_max(side - 1))
+    return image
+
+
+def _torch_ready(array: np.ndarray) -> np.ndarray:
+    """uint8 and float32 as they are; other dtypes as float32, since torch knows few operations on uint16."""
+    if array.dtype in (np.uint8, np.float32):
+        return np.ascontiguousarray(array)
+    return array.astype(np.float32)
+
+
+def load(path: str | Path, *, device: str | None = None, backend: str = "auto") -> Predictor:
+    """A predictor from a bundle or a finished run.
+
+    Args:
+        device: "cpu", "cuda", "mps"; None takes a GPU where there is one.
+        backend: "auto" or "torch".
+    Raises:
+        InputError: not a bundle, damaged, or an unknown backend.
+    """
+    if backend not in ("auto", "torch"):
+        raise InputError(f"unknown backend '{backend}': choose auto or torch")
+    model, config = load_bundle(path)
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return Predictor(model, config, device=chosen)

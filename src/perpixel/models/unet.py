@@ -1,0 +1,215 @@
+"""U-Net: contract, expand, and concatenate what the two paths saw at the same size.
+
+Ronneberger, Fischer, Brox, "U-Net: Convolutional networks for biomedical image segmentation", MICCAI 2015.
+
+    image -> stage 1 -------------------------------> [cat] -> convs -> head -> logits
+               pool -> stage 2 ------> [cat] -> convs -> up ^
+                         pool -> stage 3 -> up ^
+
+`unet_valid` is the paper's: unpadded convolutions, centre crops, output smaller than the input by 2 * margin.
+`unet` pads every convolution, so that the output has the input's size, and adds batch normalisation. Both are the
+class below. With `encoder=` the contracting path is any backbone of timm or torchvision instead, which is not the
+paper's network any more but what most users of the name train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from perpixel.encoders import Encoder, create_encoder
+from perpixel.errors import InputError
+from perpixel.layers import BilinearUpsample, classifier_normal_, he_normal_, pad_to_least, pad_to_multiple
+from perpixel.models.unet_parts import ContractingPath, Step, UpStage, encoder_steps, paper_steps
+from perpixel.models.valid_sizes import ValidSizes
+
+PAPER_WIDTH = 64
+DECODER_CHANNELS = (256, 128, 64, 32, 16)  # over an encoder, coarse to fine, at width 64
+
+
+class UNet(nn.Module):
+    """image (B, C, H, W) -> logits (B, K, H, W); with padding="valid" (B, K, H - 2 * margin, W - 2 * margin).
+
+    Args:
+        width: channels of the first stage; they double at every next one. With an encoder it scales the decoder:
+            64 gives 256-128-64-32-16.
+        depth: stages of the contracting path, the deepest included; with an encoder, its features down to
+            stride 2 ** depth.
+        norm: batch normalisation after every 3x3 convolution (of the expanding path, when there is an encoder).
+        up: "transposed" 2x2 convolution, or "bilinear" interpolation, with which the deepest stage and every
+            expanding one have half the channels.
+        dropout: probability of dropping a value at the end of the contracting path, in training.
+        padding: "same" or "valid"; valid needs encoder=None.
+        encoder: name for `create_encoder`; None is the paper's contracting path.
+        weights: of the encoder: None, "imagenet" or a file.
+        decoder_channels: widths of the expanding stages over an encoder, coarse to fine; None scales with `width`.
+        head_stride: with an encoder, where the expanding path ends: 1, or 2 or 4 for a much faster model whose
+            logits are brought to the image's size by `final`.
+        final: "bilinear" interpolation, or a learned "transposed" convolution that starts as one.
+    Attributes:
+        margin: pixels of the image that the logits lack on each side; 0 unless padding is "valid".
+    Raises:
+        InputError: an option out of range, or two that exclude each other.
+    """
+
+    aux_weights: tuple[float, ...] = ()
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        num_classes: int = 21,
+        *,
+        width: int = PAPER_WIDTH,
+        depth: int = 5,
+        norm: bool = True,
+        up: str = "transposed",
+        dropout: float = 0.0,
+        padding: str = "same",
+        encoder: str | None = None,
+        weights: str | Path | None = None,
+        decoder_channels: Sequence[int] | None = None,
+        head_stride: int = 1,
+        final: str = "bilinear",
+    ) -> None:
+        super().__init__()
+        _check_choices(up=up, padding=padding, final=final)
+        _check_ranges(width, depth, dropout)
+        _check_combination(encoder, weights, decoder_channels, head_stride, padding)
+        self.valid_sizes = ValidSizes(pools=depth - 1) if padding == "valid" else None
+        self.margin = self.valid_sizes.margin if self.valid_sizes else 0
+        steps: list[Step]
+        if encoder is None:
+            channels = _stage_channels(width, depth, up)
+            self.encoder: nn.Module = ContractingPath(in_channels, channels, norm=norm, padding=padding)
+            steps = paper_steps(channels, up)
+        else:
+            backbone = create_encoder(encoder, in_channels=in_channels, weights=weights, depth=depth)
+            widths = decoder_channels or [max(1, channels * width // PAPER_WIDTH) for channels in DECODER_CHANNELS]
+            self.encoder = backbone
+            steps = encoder_steps(backbone.channels, backbone.strides, widths, head_stride)
+        self.has_backbone = encoder is not None
+        self.dropout = nn.Dropout(dropout)
+        self.decoder = nn.ModuleList(UpStage(step, norm=norm, up=up, padding=padding) for step in steps)
+        self.head = nn.Conv2d(steps[-1].out_channels, num_classes, 1)
+        self.final = _final(num_classes, head_stride, final)
+        self._initialise()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image (B, C, H, W) float -> logits (B, K, H, W), smaller by `margin` on each side when unpadded."""
+        features = self.encoder(self._fit(image))
+        maps = self.dropout(features[-1])
+        for stage in self.decoder:
+            maps = stage(maps, features)
+        logits = self.final(self.head(maps))
+        return logits if self.valid_sizes else _cut_to(logits, image)
+
+    def fit_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The smallest (height, width) that the model takes and that is no smaller than `size`."""
+        return (self.valid_sizes.fit(size[0]), self.valid_sizes.fit(size[1])) if self.valid_sizes else size
+
+    def stages(self) -> dict[str, nn.Module]:
+        """The parts that `describe` lists, in the paper's order."""
+        if isinstance(self.encoder, ContractingPath):
+            down = {f"down {number}": stage for number, stage in enumerate(self.encoder.stages, start=1)}
+        elif isinstance(self.encoder, Encoder) and not self.encoder.is_channels_last:
+            down = {f"encoder {name}": part for name, part in self.encoder.net.named_children()}
+        else:
+            down = {"encoder": self.encoder}
+        ups = {f"up {number}": stage for number, stage in enumerate(self.decoder, start=1)}
+        return down | ups | {"head": self.head, "final": self.final}
+
+    def _fit(self, image: Tensor) -> Tensor:
+        if self.valid_sizes:
+            self.valid_sizes.check(image.shape[-2], image.shape[-1])
+            return image
+        multiple: int = self.encoder.multiple  # type: ignore[assignment]
+        # A backbone rounds odd sizes its own way; the paper's path floors them and UpStage pads the map back.
+        return pad_to_multiple(image, multiple) if self.has_backbone else pad_to_least(image, multiple)
+
+    def _initialise(self) -> None:
+        if self.has_backbone:
+            he_normal_(self.decoder)
+            classifier_normal_(self.head)
+        else:
+            he_normal_(self)
+
+
+def unet_valid(
+    in_channels: int = 3,
+    num_classes: int = 21,
+    *,
+    width: int = PAPER_WIDTH,
+    depth: int = 5,
+    norm: bool = False,
+    dropout: float = 0.5,
+) -> UNet:
+    """The paper's U-Net: unpadded, 16m + 60 pixels in, 184 fewer out, dropout at the end of the contracting path."""
+    return UNet(in_channels, num_classes, width=width, depth=depth, norm=norm, dropout=dropout, padding="valid")
+
+
+def _stage_channels(width: int, depth: int, up: str) -> list[int]:
+    channels = [width * 2**level for level in range(depth)]
+    if up == "bilinear":
+        channels[-1] //= 2
+    return channels
+
+
+def _final(num_classes: int, head_stride: int, final: str) -> nn.Module:
+    if head_stride == 1:
+        return nn.Identity()
+    if final == "bilinear":
+        return nn.Upsample(scale_factor=head_stride, mode="bilinear", align_corners=False)
+    return BilinearUpsample(num_classes, head_stride, learned=True, padding=head_stride // 2)
+
+
+def _cut_to(logits: Tensor, image: Tensor) -> Tensor:
+    height, width = image.shape[-2:]
+    if logits.shape[-2] < height or logits.shape[-1] < width:
+        # Only over backbones that lose pixels of their own (unpadded stems).
+        return F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
+    return logits[..., :height, :width]
+
+
+def _check_choices(*, up: str, padding: str, final: str) -> None:
+    allowed = {"up": ("transposed", "bilinear"), "padding": ("same", "valid"), "final": ("bilinear", "transposed")}
+    for option, value in (("up", up), ("padding", padding), ("final", final)):
+        if value not in allowed[option]:
+            raise InputError(f"option {option}={value!r} of unet: choose {' or '.join(map(repr, allowed[option]))}")
+
+
+def _check_ranges(width: int, depth: int, dropout: float) -> None:
+    if width < 1:
+        raise InputError(f"option width={width} of unet: it must be at least 1")
+    if not 2 <= depth <= 8:
+        raise InputError(f"option depth={depth} of unet: choose 2 to 8 stages (2 to 5 over an encoder)")
+    if not 0 <= dropout < 1:
+        raise InputError(f"option dropout={dropout} of unet: it is a probability, from 0 to below 1")
+
+
+def _check_combination(
+    encoder: str | None,
+    weights: str | Path | None,
+    decoder_channels: Sequence[int] | None,
+    head_stride: int,
+    padding: str,
+) -> None:
+    if head_stride not in (1, 2, 4):
+        raise InputError(f"option head_stride={head_stride} of unet: choose 1, 2 or 4")
+    if decoder_channels is not None and (not decoder_channels or min(decoder_channels) < 1):
+        raise InputError(
+            f"option decoder_channels={decoder_channels} of unet: give widths of at least 1, coarse to fine"
+        )
+    if encoder is not None:
+        if padding == "valid":
+            raise InputError(f"option encoder={encoder!r} with padding='valid': backbones pad, use padding='same'")
+        return
+    if weights is not None:
+        raise InputError(
+            f"option weights={str(weights)!r} of unet without an encoder: add encoder='resnet18', "
+            "or load a whole model with models.load_weights"
+        )
+    if decoder_channels is not None or head_stride != 1:
+        raise InputError("options decoder_channels and head_stride of unet need an encoder: add encoder='resnet18'")

@@ -1,0 +1,106 @@
+"""Which net, at which working scale: the best of a ladder that gets round the data often enough in the time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from perpixel.planning.facts import LabelFacts
+
+# Passes over the data below which a net from scratch has not learned much, so that a cheaper one does better.
+MIN_PASSES = 12.0
+SCALES = (1.0, 0.75, 0.5, 0.375, 0.25)
+# A working scale is not considered when the label maps themselves would not survive it.
+MIN_CEILING = 0.6
+
+LIGHT_UNET: dict[str, Any] = {"encoder": "resnet18", "width": 32, "head_stride": 2}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A net's options and its working scale."""
+
+    options: dict[str, Any]
+    scale: float
+
+
+# Best first: what wins when there is time for it.
+LADDER: tuple[Candidate, ...] = (
+    Candidate({"encoder": "resnet34"}, 1.0),
+    *(Candidate(LIGHT_UNET, scale) for scale in SCALES),
+)
+
+Measure = Callable[[str, dict[str, Any]], float]
+
+
+@dataclass
+class Costs:
+    """Seconds of training per megapixel, measured once for each net.
+
+    Attributes:
+        measure: (model, options) -> seconds per megapixel.
+        size: (H, W) median image.
+        most_pixels: largest crop.
+        images: training images.
+        training_s: seconds that steps may take; None without a budget.
+        devices: images are shared among so many.
+    """
+
+    measure: Measure
+    size: tuple[int, int]
+    most_pixels: int
+    images: int
+    training_s: float | None
+    devices: int
+    known: dict[str, float] = field(default_factory=dict)
+
+    def megapixel_s(self, model: str, options: dict[str, Any]) -> float:
+        key = f"{model} {sorted(options.items())}"
+        if key not in self.known:
+            self.known[key] = self.measure(model, options)
+        return self.known[key]
+
+    def passes(self, model: str, candidate: Candidate) -> float:
+        """How often the budget gets round the training images."""
+        assert self.training_s is not None
+        pixels = min(self.size[0] * self.size[1] * candidate.scale**2, self.most_pixels)
+        image_s = self.megapixel_s(model, candidate.options) * pixels / 1e6
+        return self.training_s * self.devices / image_s / self.images
+
+
+def choose_net(
+    model: str, options: dict[str, Any], scale: float | None, costs: Costs, facts: LabelFacts
+) -> tuple[Candidate, str]:
+    """The candidate to train, and why.
+
+    Args:
+        options: those that the user gave; they are kept.
+        scale: the working scale that the user gave, or None.
+    """
+    if costs.training_s is None:
+        own = options if model != "unet" or options else LIGHT_UNET
+        return Candidate(
+            own, scale or 1.0
+        ), "a number of epochs says nothing of the time there is: a net for any machine"
+    passes = 0.0
+    chosen = None
+    for candidate in _candidates(model, options, scale, facts):
+        chosen, passes = candidate, costs.passes(model, candidate)
+        if passes >= MIN_PASSES:
+            break
+    assert chosen is not None
+    speed = f"{costs.megapixel_s(model, chosen.options):.2f} s a megapixel measured: about {passes:.0f} passes over "
+    return chosen, f"{speed}{costs.images} images; with fewer than {MIN_PASSES:.0f} a lighter net learns more"
+
+
+def _candidates(model: str, options: dict[str, Any], scale: float | None, facts: LabelFacts) -> Iterator[Candidate]:
+    is_free = model == "unet" and not set(options) & {"encoder", "width", "depth"}
+    nets = [Candidate({**c.options, **options}, c.scale) for c in LADDER] if is_free else []
+    nets = nets or [Candidate(options, s) for s in SCALES]
+    if scale is not None:
+        distinct = {repr(candidate.options): candidate.options for candidate in nets}
+        nets = [Candidate(net, scale) for net in distinct.values()]
+    for candidate in nets:
+        if scale is not None or facts.ceiling.get(candidate.scale, 1.0) >= MIN_CEILING:
+            yield candidate

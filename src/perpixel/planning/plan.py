@@ -1,0 +1,268 @@
+"""From the data, the clock and the machine to a plan, with a reason for every line."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from perpixel.data import Fingerprint
+from perpixel.data.transforms import Augmentation
+from perpixel.images import Normalisation
+from perpixel.losses import class_weights
+from perpixel.planning.facts import LabelFacts
+from perpixel.planning.net import Costs, Measure, choose_net
+
+DEFAULT_BUDGET_S = 600.0
+# Shares of the budget that are not training steps.
+VALIDATION_SHARE = 0.06
+RESERVE_SHARE = 0.02
+# Classes spread so differently over the halves of the image (total variation) mean that it has an upright.
+UPRIGHT = 0.12
+# Pixels of the largest window that is predicted in one piece, and of the largest training crop.
+TILE_PIXELS = {"cpu": 1024**2, "cuda": 2048**2, "mps": 1024**2}
+CROP_PIXELS = {"cpu": 320**2, "cuda": 768**2, "mps": 512**2}
+BATCH_SIZES = {"cpu": 4, "cuda": 8, "mps": 8}
+# Imbalance from which classes are weighted.
+IMBALANCED = 10.0
+# A prediction costs about a third of a training step, plus reading and scoring the image.
+PREDICTION_SHARE, PREDICTION_S = 0.4, 0.02
+
+
+@dataclass(frozen=True)
+class Line:
+    """One decision: what, its value (JSON), and why."""
+
+    setting: str
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Decisions in the order in which they were made."""
+
+    lines: tuple[Line, ...]
+
+    def __getitem__(self, setting: str) -> Any:
+        return next(line.value for line in self.lines if line.setting == setting)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"lines": [asdict(line) for line in self.lines]}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Plan:
+        return cls(tuple(Line(**line) for line in value["lines"]))
+
+    def augmentation(self) -> Augmentation:
+        """The planned ranges."""
+        ranges: dict[str, Any] = self["augmentation"]
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in ranges.items()}
+        return Augmentation(**values)
+
+    def normalisation(self) -> Normalisation:
+        """The planned value range."""
+        return Normalisation.from_json(self["normalisation"])
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What planning needs to know of the hardware: "cpu" | "cuda" | "mps", native bf16, and how many devices."""
+
+    accelerator: str
+    name: str
+    has_bf16: bool
+    devices: int = 1
+
+
+class Draft:
+    """A plan in the making: what the user gave stands, everything else is proposed."""
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        self.given = given
+        self.lines: list[Line] = []
+
+    def add(self, setting: str, value: Any, reason: str) -> Any:
+        """Note a decision and return its value."""
+        if setting in self.given:
+            value, reason = self.given[setting], "given"
+        self.lines.append(Line(setting, value, reason))
+        return value
+
+
+def make_plan(
+    fingerprint: Fingerprint,
+    facts: LabelFacts,
+    *,
+    machine: Machine,
+    given: dict[str, Any],
+    budget_s: float | None,
+    epochs: int | None,
+    measure: Measure,
+) -> Plan:
+    """Decide everything that was not given.
+
+    Args:
+        given: settings that the user chose, by name of the line.
+        budget_s: seconds for training; DEFAULT_BUDGET_S where neither this nor `epochs` is given.
+        measure: (model, options) -> seconds of training per megapixel on this machine.
+    """
+    if budget_s is None and epochs is None:
+        budget_s = DEFAULT_BUDGET_S
+    draft = Draft(given)
+    draft.add(
+        "budget_s",
+        budget_s,
+        f"{epochs} epochs instead" if budget_s is None else "seconds for everything that train does",
+    )
+    costs = Costs(
+        measure=measure,
+        size=(fingerprint.sizes["median"][0], fingerprint.sizes["median"][1]),
+        most_pixels=CROP_PIXELS[machine.accelerator],
+        images=fingerprint.num_images["train"],
+        training_s=None if budget_s is None else budget_s * (1 - VALIDATION_SHARE - RESERVE_SHARE),
+        devices=machine.devices,
+    )
+    model, options, scale = _plan_net(draft, machine, costs, facts)
+    _plan_values(draft, fingerprint)
+    crop, batch_size = _plan_crops(draft, machine, costs, scale)
+    _plan_learning(draft, fingerprint)
+    _plan_changes(draft, fingerprint, facts)
+    _plan_length(
+        draft, costs, epochs, image_s=_image_s(costs, model, options, crop, epochs), batch_size=batch_size, scale=scale
+    )
+    side = int(math.sqrt(TILE_PIXELS[machine.accelerator]))
+    draft.add("tile", [side, side], "larger images are predicted in overlapping windows of this size")
+    return Plan(tuple(draft.lines))
+
+
+def _plan_net(draft: Draft, machine: Machine, costs: Costs, facts: LabelFacts) -> tuple[str, dict[str, Any], float]:
+    model = draft.add("model", "unet", "learns from little data, and its skips keep fine detail")
+    if machine.has_bf16:
+        draft.add("precision", "bf16", f"{machine.name} computes bf16 natively, about twice as fast as fp32")
+    else:
+        draft.add("precision", "fp32", f"{machine.name} has no native bf16: emulated, it would be far slower than fp32")
+    candidate, reason = choose_net(model, draft.given.get("options", {}), draft.given.get("scale"), costs, facts)
+    # Given options are part of the candidate already; what was left open is chosen here.
+    draft.lines.append(Line("options", candidate.options, reason))
+    ceiling = facts.ceiling.get(candidate.scale)
+    why = "full size: no detail is lost"
+    if ceiling is not None:
+        cost = candidate.scale**2
+        why = f"label maps survive this scale with mIoU {ceiling:.2f}; a pass costs {cost:.2f} of full size"
+    scale = float(draft.add("scale", candidate.scale, why))
+    return model, candidate.options, scale
+
+
+def _plan_values(draft: Draft, data: Fingerprint) -> None:
+    if data.dtype == "uint8":
+        low, high = [0.0] * data.channels, [255.0] * data.channels
+        why = "8-bit: 0..255 to 0..1, then mean and standard deviation of the train split"
+    else:
+        low, high = list(data.value_low), list(data.value_high)
+        why = f"{data.dtype}: 0.5 and 99.5 percentiles of the train split to 0..1, then its mean and standard deviation"
+    widths = [max(b - a, 1e-12) for a, b in zip(low, high)]
+    mean = [(m - a) / w for m, a, w in zip(data.mean, low, widths)]
+    std = [max(s / w, 1e-3) for s, w in zip(data.std, widths)]
+    draft.add("normalisation", Normalisation(tuple(low), tuple(high), tuple(mean), tuple(std)).to_json(), why)
+
+
+def _plan_crops(draft: Draft, machine: Machine, costs: Costs, scale: float) -> tuple[list[int], int]:
+    height, width = (max(1, round(side * scale)) for side in costs.size)
+    most = costs.most_pixels
+    if height * width <= most:
+        crop, why = [height, width], "whole images: they are small enough"
+    else:
+        side = math.isqrt(most)
+        shape = [min(height, side), min(width, side)]
+        shape = [min(height, most // shape[1]), min(width, most // shape[0])]
+        crop = [max(1, side // 16 * 16) for side in shape]
+        why = f"whole images of {height}x{width} would make few, slow steps"
+    crop = draft.add("crop", crop, why)
+    batch = max(2, min(BATCH_SIZES[machine.accelerator], costs.images))
+    return crop, draft.add(
+        "batch_size", batch, "small batches make more steps of the same time, which a short run needs"
+    )
+
+
+def _plan_learning(draft: Draft, data: Fingerprint) -> None:
+    weighs = data.imbalance > IMBALANCED
+    fact = f"the most frequent class has {data.imbalance:.0f} times the pixels of the rarest"
+    draft.add("loss", "ce+dice", "cross entropy learns fast; Dice keeps small classes from being given up")
+    kind = draft.add("class_weights", "sqrt_inverse" if weighs else "none", fact)
+    pixels = data.class_pixels["train"]
+    weights = (
+        class_weights(kind, pixels, data.class_images["train"]).tolist() if kind != "none" else [1.0] * len(pixels)
+    )
+    total = sum(w * p for w, p in zip(weights, pixels)) / max(1, sum(pixels))
+    draft.add("class_weight_values", [w / total for w in weights], "in class order, 1 for the average pixel")
+    draft.add(
+        "rare_share", 0.33 if weighs else 0.0, "share of crops placed on a class drawn with equal chance; " + fact
+    )
+    draft.add("optimizer", "adamw", "forgiving of the rate, which nobody has time to tune")
+    draft.add("learning_rate", 1e-3, "peak for AdamW from scratch with batch normalisation")
+    draft.add("schedule", "onecycle", "reaches its best at the end of any budget (Smith & Topin 2018)")
+    draft.add("weight_decay", 0.01, "AdamW's usual")
+    draft.add("ema_share", 0.02, "averaging the weights over 2 % of the steps smooths a short run")
+
+
+def _plan_changes(draft: Draft, data: Fingerprint, facts: LabelFacts) -> None:
+    colour = data.channels == 3
+    upright, lopsided = facts.vertical > UPRIGHT, facts.horizontal > UPRIGHT
+    ranges = Augmentation(
+        flip_horizontal=not lopsided,
+        flip_vertical=not upright,
+        quarter_turns=not upright and not lopsided,
+        rotate_degrees=5.0 if upright or lopsided else 15.0,
+        scale=(0.8, 1.6) if colour else (0.8, 1.25),
+        aspect=0.1,
+        contrast=0.3,
+        brightness=0.15,
+        saturation=0.4 if colour else 0.0,
+        gamma=0.0 if colour else 0.3,
+        noise=0.0 if colour else 0.03,
+        elastic_px=0.0 if upright or lopsided else 8.0,
+    )
+    value = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(ranges).items()}
+    halves = (
+        f"classes differ by {facts.vertical:.2f} between top and bottom, {facts.horizontal:.2f} between left and right"
+    )
+    kind = (
+        "an upright, so only what keeps it" if upright or lopsided else "no upright, so turns and elastic changes too"
+    )
+    draft.add("augmentation", value, f"{halves}: {kind}")
+
+
+def _image_s(costs: Costs, model: str, options: dict[str, Any], crop: list[int], epochs: int | None) -> float | None:
+    return None if epochs is not None else costs.megapixel_s(model, options) * crop[0] * crop[1] / 1e6
+
+
+def _plan_length(
+    draft: Draft, costs: Costs, epochs: int | None, *, image_s: float | None, batch_size: int, scale: float
+) -> None:
+    batch = batch_size * costs.devices
+    if epochs is not None:
+        steps = max(1, math.ceil(epochs * costs.images / batch))
+        draft.add("steps", steps, f"{epochs} epochs of {costs.images} images in batches of {batch}")
+    else:
+        assert image_s is not None and costs.training_s is not None
+        steps = max(1, int(costs.training_s / (image_s * batch_size)))
+        draft.add("steps", steps, f"{image_s:.3f} s an image was measured; corrected while training")
+    count = draft.add(
+        "validations", max(1, min(10, steps // 20)), "enough to draw a curve and to choose the best weights"
+    )
+    most, why = None, "all images, since there is no budget to keep"
+    if costs.training_s is not None and image_s is not None:
+        shown = image_s * PREDICTION_SHARE * _megapixels(costs.size, scale) / max(1e-9, _crop_megapixels(draft))
+        most = max(4, int(costs.training_s * VALIDATION_SHARE / count / (shown + PREDICTION_S)))
+        why = f"{VALIDATION_SHARE:.0%} of the budget is for looking"
+    draft.add("max_validation", most, why)
+
+
+def _megapixels(size: tuple[int, int], scale: float) -> float:
+    return size[0] * size[1] * scale**2 / 1e6
+
+
+def _crop_megapixels(draft: Draft) -> float:
+    crop = next(line.value for line in draft.lines if line.setting == "crop")
+    return crop[0] * crop[1] / 1e6

@@ -1,0 +1,58 @@
+"""Measured, not guessed: what a training step of a net costs on this machine."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from perpixel.models import create_model
+
+# Pixels of the image that steps are timed on: small enough to take a blink, large enough to be representative.
+SIDE = 192
+BATCH = 1
+
+
+def seconds_per_megapixel(
+    model: str,
+    options: dict[str, Any],
+    *,
+    in_channels: int,
+    num_classes: int,
+    device: str,
+    precision: str,
+    steps: int = 3,
+) -> float:
+    """Seconds of forward, backward and SGD for a million input pixels. The median of `steps` after one warm-up."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        options = {name: value for name, value in options.items() if name != "weights"}
+        net = create_model(model, in_channels=in_channels, num_classes=num_classes, **options)
+        margin = getattr(net, "margin", 0)
+        side = net.fit_size((SIDE + 2 * margin,) * 2)[0] if margin else SIDE  # type: ignore[operator]
+        image = torch.randn(BATCH, in_channels, side, side)
+    net = net.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    image = image.to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-6)
+    times = [_step(net, optimizer, image, device, precision) for _ in range(steps + 1)][1:]
+    pixels = BATCH * (side - 2 * margin) ** 2
+    return sorted(times)[len(times) // 2] / pixels * 1e6
+
+
+def _step(net: nn.Module, optimizer: torch.optim.Optimizer, image: torch.Tensor, device: str, precision: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        outputs = net(image)
+    logits = outputs[0] if isinstance(outputs, tuple) else outputs
+    target = torch.zeros(logits.shape[0], *logits.shape[2:], dtype=torch.int64, device=logits.device)
+    optimizer.zero_grad(set_to_none=True)
+    F.cross_entropy(logits.float(), target).backward()
+    optimizer.step()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
