@@ -138,16 +138,13 @@ def plan(
     with _progress() as on_event:
         settings = opt.chosen(context.params, ("budget", "epochs", "model", *opt.DATA_SETTINGS))
         result = api.plan(data, on_event=on_event, **settings)
+    lines = [{name: getattr(line, name) for name in ("setting", "value", "reason")} for line in result.lines]
     if as_json:
-        return print_document({"lines": result.lines})
+        return print_document({"lines": lines})
     console = screens.make_console()
-    screens.show_plan(console, [_line_of_plan(line) for line in result.lines])
+    screens.show_plan(console, lines)
     length = ("--epochs", epochs) if epochs else ("--budget", budget or "10m")
     screens.end(console, [], [screens.command("perpixel", "train", data, *length)])
-
-
-def _line_of_plan(line: Any) -> dict[str, Any]:
-    return line if isinstance(line, dict) else {name: getattr(line, name) for name in ("setting", "value", "reason")}
 
 
 @app.command()

@@ -84,19 +84,8 @@ class TrainConfig(BaseModel):
 
     def given(self) -> dict[str, Any]:
         """What the user decided instead of the plan, under the plan's names."""
-        names = ("options", "loss", "class_weights", "rare_share", "batch_size", "scale")
-        names += ("learning_rate", "optimizer", "schedule", "weight_decay")
-            "options",
-            "loss",
-            "class_weights",
-            "rare_share",
-            "batch_size",
-            "scale",
-            "learning_rate",
-            "optimizer",
-            "schedule",
-            "weight_decay",
-        ]
+        recipe = ("loss", "class_weights", "rare_share", "learning_rate", "optimizer", "schedule", "weight_decay")
+        names = ("options", "batch_size", "scale", *recipe)
         chosen = {name: getattr(self, name) for name in names if getattr(self, name) not in (None, {})}
         if self.crop is not None:
             chosen["crop"] = list(self.crop)

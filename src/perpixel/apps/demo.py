@@ -18,6 +18,7 @@ from perpixel.files import make_folder, read_json, write_json
 
 OnEvent = Callable[[dict[str, Any]], None]
 
+DATA, RUN = Path("cells"), Path("runs", "cells")
 BUDGET = "100s"  # with data, evaluation and report this ends within three minutes on two CPU cores
 
 
@@ -46,7 +47,7 @@ def run_demo(out: str | Path, *, budget: str = BUDGET, seed: int = 0, on_event: 
     if (folder / "demo.json").is_file():
         return _demo(folder, read_json(folder / "demo.json"), is_new=False)
     write_json(folder / "settings.json", settings)
-    _make_data(folder / "data", seed, tell)
+    _make_data(folder / DATA, seed, tell)
     _train(folder, budget, seed, tell)
     result = _judge(folder, tell)
     write_json(folder / "demo.json", result)
@@ -62,8 +63,8 @@ def _refuse_other(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def _demo(folder: Path, result: dict[str, Any], *, is_new: bool) -> Demo:
-    run = folder / "run"
-    return Demo(folder / "data", run, folder / "predictions", run / "report.html", float(result["miou"]), is_new)
+    run = folder / RUN
+    return Demo(folder / DATA, run, folder / "predictions", run / "report.html", float(result["miou"]), is_new)
 
 
 def _make_data(data: Path, seed: int, tell: OnEvent) -> None:
@@ -82,7 +83,7 @@ def _make_data(data: Path, seed: int, tell: OnEvent) -> None:
 def _train(folder: Path, budget: str, seed: int, tell: OnEvent) -> None:
     from perpixel.apps import api
 
-    run = folder / "run"
+    run = folder / RUN
     if (run / "bundle" / "config.json").is_file():
         return
     if (run / "config.json").is_file():
@@ -90,13 +91,13 @@ def _train(folder: Path, budget: str, seed: int, tell: OnEvent) -> None:
         api.resume(run, on_event=on_event(tell))
     else:
         tell({"kind": "phase", "text": f"training for {budget} into {run}"})
-        api.train(folder / "data", budget=budget, seed=seed, out=run, on_event=on_event(tell))
+        api.train(folder / DATA, budget=budget, seed=seed, out=run, on_event=on_event(tell))
 
 
 def _judge(folder: Path, tell: OnEvent) -> dict[str, Any]:
     from perpixel.apps import api
 
-    data, run = folder / "data", folder / "run"
+    data, run = folder / DATA, folder / RUN
     tell({"kind": "phase", "text": "evaluating on the test images"})
     evaluation = api.evaluate(run, data, split="test", on_event=on_event(tell))
     tell({"kind": "phase", "text": "predicting the test images"})

@@ -189,7 +189,7 @@ def chosen(values: dict[str, Any], names: tuple[str, ...] | None = None) -> dict
     return {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in values.items()
-        if (names is None or name in names) and value is not None and value != []
+        if (names is None or name in names) and value not in (None, [], ())
     }
 
 

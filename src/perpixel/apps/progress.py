@@ -144,7 +144,7 @@ class ProgressPrinter:
     def on_end(self, event: Event) -> None:
         self._end_bar()
         self._line(
-            f"trained {event.get('step', '?')} steps in {format_duration(event.get('seconds'))},"
+            f"trained {event.get('step', '?')} steps in {format_duration(event.get('seconds'))}"
             f", best validation mIoU {format_score(event.get('score', event.get('miou')))}"
         )
 

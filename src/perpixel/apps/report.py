@@ -60,7 +60,7 @@ def context(parts: RunParts) -> dict[str, Any]:
     scores = parts.scores
     return {
         "name": parts.path.resolve().name,
-        "model": views.model_name(parts),
+        "subtitle": views.view_subtitle(parts),
         "version": perpixel.__version__,
         "scores": scores,
         "tiles": views.view_headline(parts),

@@ -50,6 +50,19 @@ def model_name(parts: RunParts) -> str:
     return "model"
 
 
+def view_subtitle(parts: RunParts) -> str:
+    """Model, data, number of images, date."""
+    scores = parts.scores or {}
+    words = [model_name(parts)]
+    if scores.get("data"):
+        words.append(f"evaluated on {Path(str(scores['data'])).name}")  # its name: a report is sent to others
+    if is_number(scores.get("num_images")):
+        words.append(f"{scores['num_images']:,} {scores.get('split', '')} images")
+    if scores.get("created"):
+        words.append(str(scores["created"]).replace("T", " ").replace("+00:00", " UTC"))
+    return " · ".join(words)
+
+
 def view_headline(parts: RunParts) -> list[dict[str, str]]:
     """Tiles of the header: label, value, small print."""
     tiles = []

@@ -95,7 +95,8 @@ def _value_ranges(fingerprint: Any) -> str:
 
 def _show_classes(console: Console, fingerprint: Any) -> None:
     splits = list(fingerprint.class_pixels)
-    table = _table("class", *[f"{split} pixels" for split in splits], *[f"{split} images" for split in splits])
+    table = _table("class", *[f"{split} pixels" for split in splits], *[f"{split} images" for split in splits], "")
+    table.columns[-1].justify = "left"
     totals = {split: sum(fingerprint.class_pixels[split]) for split in splits}
     largest = max((max(fingerprint.class_pixels[s], default=0) / (totals[s] or 1) for s in splits), default=0) or 1
     for i, name in enumerate(fingerprint.class_names):
@@ -104,8 +105,6 @@ def _show_classes(console: Console, fingerprint: Any) -> None:
         bar = Text("█" * max(int(bool(shares and shares[0])), round(BAR_CELLS * shares[0] / largest)), style="blue")
         images = [format_count(fingerprint.class_images[split][i]) for split in splits]
         table.add_row(printable(name), *cells, *images, bar)
-    table.add_column("")
-    console.print()
     console.print(table)
 
 
@@ -173,7 +172,6 @@ def _show_class_scores(console: Console, rows: Sequence[Mapping[str, Any]]) -> N
         bar = Text("█" * round(BAR_CELLS * value) if is_number(value) else "", style="blue")
         cells = [format_score(row.get(key)) for key in ("iou", "dice", "accuracy", "precision")]
         table.add_row(printable(row["name"]), *cells, format_count(row.get("images")), bar)
-    console.print()
     console.print(table)
 
 
@@ -205,23 +203,23 @@ def show_description(console: Console, document: Mapping[str, Any]) -> None:
     """One row a stage: output size, channels, stride, receptive field, parameters, multiply-adds."""
     table = _table("stage", "channels", "height x width", "stride", "receptive field", "parameters", "multiply-adds")
     for row in document["rows"]:
+        field = row["receptive_field"]
         table.add_row(
             printable(row["name"]),
             format_count(row["channels"]),
             f"{row['height']}x{row['width']}",
-            _short(row["stride"]),
-            _short(row["receptive_field"]),
+            f"{row['stride']:g}",
+            "all" if field is None else format_count(field),
             format_count(row["parameters"]),
             format_large(row["multiply_adds"]),
         )
-    totals = document["totals"]
     table.add_section()
-    table.add_row("all", "", "", "", "", format_count(totals["parameters"]), format_large(totals["multiply_adds"]))
+    table.add_row(
+        "total", "", "", "", "", format_count(document["parameters"]), format_large(document["multiply_adds"])
+    )
     console.print(table)
-
-
-def _short(value: Any) -> str:
-    return f"{value:g}" if is_number(value) else "–" if value is None else str(value)
+    if document.get("frozen"):
+        console.print(Text(f"and {format_count(document['frozen'])} values that are never trained", style="dim"))
 
 
 def _facts() -> Table:

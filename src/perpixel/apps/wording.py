@@ -42,10 +42,12 @@ def format_large(value: Any) -> str:
 
 
 def format_share(value: Any) -> str:
-    """0.0371 -> '3.7 %'; a share under one in a thousand keeps its first figure."""
+    """0.0371 -> '3.7 %'; a share under one in a thousand keeps its first figure, down to '<0.01 %'."""
     if not is_number(value):
         return MISSING
     percent = 100 * value
+    if 0 < percent < 0.01:
+        return "<0.01 %"
     return f"{percent:.1f} %" if percent == 0 or percent >= 0.1 else f"{percent:.1g} %"
 
 

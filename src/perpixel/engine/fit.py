@@ -328,11 +328,13 @@ class Fit:
 
     def _report_step(self, loss: Tensor, images_per_s: float, clock: _Clock) -> None:
         every = max(1, self.legs.total_steps // 1000)
+        # Reading the loss waits for a GPU, so there it is read only when it is logged.
+        is_read = self.fabric.device.type == "cpu" or self.progress.step % every == 0
         event = {
             "kind": "step",
             "step": self.progress.step,
             "total_steps": self.legs.total_steps,
-            "loss": None if self.fabric.device.type != "cpu" and self.progress.step % every else round(float(loss), 6),
+            "loss": round(loss.item(), 6) if is_read else None,
             "lr": self.optimizer.param_groups[0]["lr"],
             "images_per_s": round(images_per_s, 2),
             "data_s": round(clock.last_data_s, 5),
