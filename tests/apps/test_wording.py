@@ -24,7 +24,9 @@ def test_large(value: Any, text: str) -> None:
     assert wording.format_large(value) == text
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.0371, "3.7 %"), (0, "0.0 %"), (0.0004, "0.04 %"), (1, "100.0 %")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0371, "3.7 %"), (0, "0.0 %"), (0.0004, "0.04 %"), (2e-7, "<0.01 %"), (1, "100.0 %")]
+)
 def test_share(value: Any, text: str) -> None:
     assert wording.format_share(value) == text
 

@@ -131,11 +131,12 @@ class Fit:
         """
         self._restore()
         with stop_on_signals() as stop:
-            self._train(stop)
+            self.train_steps(stop)
         self._finish()
         return self.progress
 
-    def _train(self, stop: StopRequest) -> None:
+    def train_steps(self, stop: StopRequest) -> None:
+        """The steps that are left, with what happens between them."""
         state, rank, world_size = self.progress, self.fabric.global_rank, self.fabric.world_size
         clock = _Clock(state.elapsed_s)
         while state.step < self.legs.total_steps:

@@ -1,0 +1,96 @@
+"""Batches are a function of (seed, draw number) alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from perpixel.data import open_dataset
+from perpixel.data.batches import BatchDraws, TrainingCrops, batches
+from perpixel.data.transforms import Augmentation
+from perpixel.files import write_json
+from perpixel.images import Normalisation, write_png
+
+NORMALISATION = Normalisation((0.0,), (255.0,), (0.5,), (0.25,))
+
+
+@pytest.fixture
+def dataset_folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 5), ("val", 1)):
+        for i in range(count):
+            label_map = np.zeros((30, 40), np.uint8)
+            label_map[i : i + 3, 35:38] = 1
+            write_png(tmp_path / split / "images" / f"{i}.png", rng.integers(0, 255, (30, 40), dtype=np.uint8))
+            write_png(tmp_path / split / "masks" / f"{i}.png", label_map)
+    write_json(tmp_path / "classes.json", ["background", "spot"])
+    return tmp_path
+
+
+def crops(folder: Path, **settings: object) -> TrainingCrops:
+    dataset = open_dataset(folder)
+    values = {
+        "crop": (16, 16),
+        "normalisation": NORMALISATION,
+        "augmentation": Augmentation(rotate_degrees=9),
+        "seed": 3,
+    }
+    return TrainingCrops(dataset, dataset.split("train"), **{**values, **settings})  # type: ignore[arg-type]
+
+
+def test_any_start_gives_the_same_batches(dataset_folder: Path) -> None:
+    whole = list(batches(crops(dataset_folder), batch_size=2, start_step=0, end_step=6))
+    later = list(batches(crops(dataset_folder), batch_size=2, start_step=4, end_step=6))
+    assert len(whole) == 6
+    for one, other in zip(whole[4:], later, strict=True):
+        assert (
+            torch.equal(one.image, other.image) and torch.equal(one.target, other.target) and one.names == other.names
+        )
+
+
+def test_workers_change_nothing(dataset_folder: Path) -> None:
+    here = list(batches(crops(dataset_folder), batch_size=2, start_step=0, end_step=3))
+    there = list(batches(crops(dataset_folder), batch_size=2, start_step=0, end_step=3, num_workers=1))
+    assert all(torch.equal(one.image, other.image) for one, other in zip(here, there, strict=True))
+
+
+def test_each_pass_shows_every_image_once(dataset_folder: Path) -> None:
+    drawn = crops(dataset_folder)
+    first, second = ([drawn.sample_of(draw) for draw in range(start, start + 5)] for start in (0, 5))
+    assert sorted(first) == sorted(second) == [0, 1, 2, 3, 4]
+    assert first != second
+
+
+def test_ranks_share_the_draws() -> None:
+    shares = [list(BatchDraws(batch_size=2, start_step=1, end_step=3, rank=rank, world_size=2)) for rank in (0, 1)]
+    assert shares == [[[4, 5], [8, 9]], [[6, 7], [10, 11]]]
+
+
+def test_layout_and_dtypes(dataset_folder: Path) -> None:
+    batch = next(batches(crops(dataset_folder), batch_size=2, start_step=0, end_step=1))
+    assert batch.image.shape == (2, 1, 16, 16) and batch.image.dtype == torch.float32
+    assert batch.image.is_contiguous(memory_format=torch.channels_last)
+    assert batch.target.shape == (2, 16, 16) and batch.target.dtype == torch.int64
+
+
+def test_rare_share_finds_the_spot(dataset_folder: Path) -> None:
+    def share(rare: float) -> float:
+        drawn = crops(dataset_folder, rare_share=rare, crop=(8, 8), augmentation=Augmentation(flip_horizontal=False))
+        return float(np.mean([(drawn[draw][1] == 1).any() for draw in range(60)]))
+
+    assert share(1.0) > 0.45 > share(0.0) + 0.15
+
+
+def test_margin_widens_the_image_only(dataset_folder: Path) -> None:
+    image, target, _ = crops(dataset_folder, margin=4)[0]
+    assert image.shape == (24, 24, 1) and target.shape == (16, 16)
+
+
+def test_scale_and_cache(dataset_folder: Path) -> None:
+    drawn = crops(dataset_folder, scale=0.5, cache_bytes=2 * (15 * 20 * 2))
+    sizes = {drawn.source(index).label_map.shape for index in range(5)}
+    assert sizes == {(15, 20)}
+    assert len(drawn._cache) == 2

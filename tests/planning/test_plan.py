@@ -1,0 +1,139 @@
+"""Plans: what was given stands, what was not has a reason, and the budget chooses the net."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from perpixel.data import Fingerprint
+from perpixel.labels import ClassInfo, ClassTable
+from perpixel.planning import LabelFacts, Machine, Plan, label_facts, make_plan, seconds_per_megapixel
+from perpixel.planning.net import MIN_PASSES
+
+ROADS = Fingerprint(
+    format="pairs",
+    num_images={"train": 367, "val": 101, "test": 233},
+    sizes={"min": [360, 480], "median": [360, 480], "max": [360, 480]},
+    channels=3,
+    dtype="uint8",
+    value_low=[0.0] * 3,
+    value_high=[255.0] * 3,
+    value_min=[0.0] * 3,
+    value_max=[255.0] * 3,
+    mean=[102.0] * 3,
+    std=[76.5] * 3,
+    class_names=["road", "pole"],
+    class_pixels={"train": [990, 10]},
+    ignored_pixels={"train": 0},
+    class_images={"train": [367, 200]},
+    imbalance=99.0,
+    groups=0,
+    digest="0" * 64,
+)
+UPRIGHT = LabelFacts(0.6, 0.02, {0.75: 0.95, 0.5: 0.9, 0.375: 0.85, 0.25: 0.5})
+ROUND = LabelFacts(0.01, 0.02, {0.75: 0.95, 0.5: 0.9, 0.375: 0.85, 0.25: 0.8})
+CPU = Machine("cpu", "a CPU", has_bf16=False)
+
+
+def plan(**changes: Any) -> Plan:
+    values: dict[str, Any] = {
+        "machine": CPU,
+        "given": {},
+        "budget_s": 600.0,
+        "epochs": None,
+        "measure": lambda m, o: 2.5,
+    }
+    facts = changes.pop("facts", UPRIGHT)
+    data = changes.pop("data", ROADS)
+    return make_plan(data, facts, **{**values, **changes})
+
+
+def test_every_line_has_a_reason_and_survives_json() -> None:
+    made = plan()
+    assert all(line.reason for line in made.lines)
+    assert Plan.from_json(made.to_json()) == made
+    assert len({line.setting for line in made.lines}) == len(made.lines)
+
+
+def test_a_longer_budget_works_at_a_larger_scale() -> None:
+    scales = [plan(budget_s=budget)["scale"] for budget in (60.0, 600.0, 3000.0, 30000.0)]
+    assert scales == sorted(scales) and scales[0] < scales[-1] == 1.0
+    # 0.25 is never chosen here: label maps do not survive it.
+    assert scales[0] == 0.375
+
+
+def test_passes_by_hand() -> None:
+    # 2.5 s a megapixel, 0.0432 megapixels at half scale: 0.108 s an image, 367 images, 552 s of steps: 13.9 passes.
+    made = plan()
+    assert made["scale"] == 0.5
+    assert 600 * 0.92 / (2.5 * 0.0432) / 367 > MIN_PASSES > 600 * 0.92 / (2.5 * 0.0972) / 367
+    assert made["steps"] == int(600 * 0.92 / (2.5 * 0.0432 * 4))
+
+
+def test_given_settings_stand() -> None:
+    made = plan(
+        given={"model": "fcn8s", "scale": 0.75, "batch_size": 3, "loss": "focal", "options": {"fc_channels": 64}}
+    )
+    assert (made["model"], made["scale"], made["batch_size"], made["loss"]) == ("fcn8s", 0.75, 3, "focal")
+    assert made["options"] == {"fc_channels": 64}
+    assert [line.reason for line in made.lines if line.setting == "loss"] == ["given"]
+
+
+def test_own_width_is_kept_and_only_the_scale_chosen() -> None:
+    made = plan(given={"model": "unet", "options": {"width": 16}})
+    assert made["options"] == {"width": 16} and made["scale"] == 0.5
+
+
+def test_epochs_fix_the_steps() -> None:
+    made = plan(budget_s=None, epochs=3)
+    assert made["steps"] == -(-3 * 367 // 4) and made["budget_s"] is None and made["max_validation"] is None
+
+
+def test_an_upright_forbids_turns() -> None:
+    road, cells = plan().augmentation(), plan(facts=ROUND).augmentation()
+    assert not road.flip_vertical and not road.quarter_turns and road.flip_horizontal and road.elastic_px == 0
+    assert cells.flip_vertical and cells.quarter_turns and cells.elastic_px > 0
+
+
+def test_precision_follows_the_machine() -> None:
+    assert plan()["precision"] == "fp32"
+    assert plan(machine=replace(CPU, has_bf16=True))["precision"] == "bf16"
+
+
+def test_weights_are_one_for_the_average_pixel() -> None:
+    weights = np.array(plan()["class_weight_values"])
+    assert (weights * [0.99, 0.01]).sum() == pytest.approx(1.0)
+    assert weights[1] > weights[0]
+    assert plan(data=replace(ROADS, imbalance=2.0))["class_weights"] == "none"
+
+
+def test_sixteen_bit_takes_percentiles() -> None:
+    data = replace(ROADS, dtype="uint16", channels=1, value_low=[100.0], value_high=[1100.0], mean=[600.0], std=[250.0])
+    normalisation = plan(data=data).normalisation()
+    assert (normalisation.low, normalisation.high) == ((100.0,), (1100.0,))
+    assert normalisation.mean == (0.5,) and normalisation.std == (0.25,)
+
+
+def test_label_facts_by_hand() -> None:
+    table = ClassTable((ClassInfo("a", (0, 0, 0), (0,)), ClassInfo("b", (9, 9, 9), (1,))))
+    halves = np.zeros((40, 40), np.uint8)
+    halves[20:] = 1
+    facts = label_facts([halves], table)
+    assert facts.vertical == 1.0 and facts.horizontal == 0.0
+    assert facts.ceiling[0.5] == 1.0
+    stripes = np.zeros((40, 40), np.uint8)
+    stripes[:, ::2] = 1  # one pixel wide: gone at half scale
+    assert label_facts([stripes], table).ceiling[0.5] < 0.6
+
+
+def test_rehearsal_measures_something() -> None:
+    small, large = (
+        seconds_per_megapixel(
+            "unet", {"width": width, "depth": 3}, in_channels=1, num_classes=2, device="cpu", precision="fp32"
+        )
+        for width in (2, 32)
+    )
+    assert 0 < small < large
