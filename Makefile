@@ -50,7 +50,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "Making $(VENV) with $$($$found --version)."; \
 	  $$found -m venv --clear $(VENV); fi
 	@echo "Installing perpixel and what it needs into $(VENV). The first time takes minutes: PyTorch is large."
-	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --quiet -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 	@echo "Installed: $$($(BIN)/python --version), perpixel $$($(BIN)/perpixel --version)."
 

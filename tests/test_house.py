@@ -19,7 +19,7 @@ PACKAGE = ROOT / "src" / "perpixel"
 # Rooms of one floor may not import each other; encoders may import layers, so layers lie half a floor lower.
 FLOORS = {
     "images": 0,
-    "labels": 0,
+    "labels": 0.5,
     "layers": 1,
     "encoders": 1.5,
     "models": 2,

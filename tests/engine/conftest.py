@@ -47,4 +47,4 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny() -> dict[str, object]:
     """Settings of a run that takes about a second."""
-    return {"model": "unet", "options": {"width": 4, "depth": 3, "dropout": 0.2}, "batch_size": 2, "threads": 2}
+    return {"model": "unet", "options": {"width": 4, "depth": 3, "dropout": 0.2}, "batch_size": 2, "threads": 1}

@@ -10,6 +10,7 @@ It prints how many were tried, read and refused, and the traceback of every othe
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import io
 import json
 import random
@@ -38,6 +39,8 @@ from perpixel.labels import ClassTable, read_mask
 
 # A call may take this long, and the process may hold so much more than at its start.
 MAX_SECONDS = 5.0
+# A call that never ends takes the run with it, leaving its traceback and, with --keep, its file.
+HANG_SECONDS = 60.0
 MAX_BYTES = 3 * 2**30
 HEADER_BYTES = 128
 EXIF_TURNED = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
@@ -279,6 +282,7 @@ def try_file(path: Path, tally: Tally) -> None:
     for read in readers_for(path):
         tally.tried += 1
         start = time.perf_counter()
+        faulthandler.dump_traceback_later(HANG_SECONDS, exit=True, file=sys.__stderr__)
         try:
             read()
             tally.read += 1
@@ -288,6 +292,7 @@ def try_file(path: Path, tally: Tally) -> None:
                 tally.failures.append(f"{path.name}: an error without the file's name, or of several lines: {error!r}")
         except Exception:  # what the fuzz looks for
             tally.failures.append(f"{path.name}: {traceback.format_exc()}")
+        faulthandler.cancel_dump_traceback_later()
         seconds = time.perf_counter() - start
         if seconds > MAX_SECONDS:
             tally.failures.append(f"{path.name}: took {seconds:.1f} s")

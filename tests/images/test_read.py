@@ -227,6 +227,19 @@ def test_frames_of_stacks(tmp_path: Path, axes: str, options: dict[str, object])
         assert np.array_equal(read_image(path, frame=index), expected)
 
 
+def test_array_with_channels_last_is_one_image(tmp_path: Path) -> None:
+    values = np.arange(24 * 20 * 5, dtype=np.uint16).reshape(24, 20, 5)
+    for name, options in (("plain.tif", {}), ("packed.tif", {"compression": "zlib"})):
+        tifffile.imwrite(tmp_path / name, values, **options)
+        assert probe_image(tmp_path / name) == ImageInfo(24, 20, 5, "uint16", 1)
+        assert (read_image(tmp_path / name) == values).all()
+    # Sides that could be those of a picture stay a stack.
+    tifffile.imwrite(tmp_path / "stack.tif", values.transpose(2, 0, 1), photometric="minisblack")
+    assert probe_image(tmp_path / "stack.tif") == ImageInfo(24, 20, 1, "uint16", 5)
+    tifffile.imwrite(tmp_path / "narrow.tif", values[:6], photometric="minisblack")
+    assert probe_image(tmp_path / "narrow.tif") == ImageInfo(20, 5, 1, "uint16", 6)
+
+
 def test_palette_and_white_is_zero_tiff(tmp_path: Path) -> None:
     colormap = np.zeros((3, 256), np.uint16)
     colormap[:, 1] = (65535, 256, 0)
@@ -293,7 +306,8 @@ def test_missing_empty_folder_and_text(tmp_path: Path) -> None:
         probe_image(tmp_path / "empty.png")
     for name in ("text.png", "text.tif"):
         (tmp_path / name).write_text("not an image")
-        with pytest.raises(InputError, match=r"cannot be read as an image \(.+\): damaged, cut short or no image"):
+        said = r"cannot be read as an image \(no header of a PNG, JPEG, TIFF, BMP, GIF or WebP\): damaged, cut short"
+        with pytest.raises(InputError, match=said):
             probe_image(tmp_path / name)
 
 
@@ -326,6 +340,28 @@ def test_a_small_bomb_is_refused_by_its_ratio(tmp_path: Path) -> None:
     said = r"a\.png: its header claims 40000x40000 pixels, 1 channels, 1 frames, which a file of \d+ bytes cannot hold"
     with pytest.raises(InputError, match=said):
         read_image(path)
+
+
+@pytest.mark.parametrize("is_big", [False, True])
+def test_pages_that_point_in_a_circle(tmp_path: Path, is_big: bool) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, noise(3, 4, 5), photometric="minisblack", bigtiff=is_big, metadata=None)
+    with tifffile.TiffFile(path) as file:
+        first, last = file.pages[1].offset, file.pages[2]
+    data = bytearray(path.read_bytes())
+    tags = int.from_bytes(data[last.offset : last.offset + (8 if is_big else 2)], "little")
+    place = last.offset + (8 + 20 * tags if is_big else 2 + 12 * tags)
+    data[place : place + 4] = first.to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"a\.tif: cannot be read as an image \(its pages point in a circle, at byte"):
+        probe_image(path)
+
+
+def test_a_page_without_tags_that_points_to_itself(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(b"II*\0" + struct.pack("<IHI", 8, 0, 8))
+    with pytest.raises(InputError, match="its pages point in a circle, at byte 8"):
+        probe_image(path)
 
 
 def test_max_pixels(tmp_path: Path) -> None:

@@ -39,7 +39,10 @@ def test_channels_last_and_tied_weights_are_saved(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_classes": 5}, r"2 of another shape \(first 'head.weight': \(3, 2, 1, 1\) where the model has \(5, 2, 1, 1\)"),
+        (
+            {"num_classes": 5},
+            r"2 of another shape \(first 'head.weight': \(3, 2, 1, 1\) where the model has \(5, 2, 1, 1\)",
+        ),
         ({"depth": 3}, r"missing \(first 'encoder.stages.2.0.conv.weight'\)"),
         ({"norm": False}, r"missing \(first .*conv.bias'\), \d+ that the model does not know \(first .*norm\."),
     ],
@@ -70,7 +73,7 @@ def test_damaged_files_are_named(tmp_path):
         (tmp_path / f"{name}.safetensors").write_bytes(damaged)
         with pytest.raises(InputError, match=rf"{name}\.safetensors: not a readable safetensors file"):
             load_weights(small(), tmp_path / f"{name}.safetensors")
-    with pytest.raises(InputError, match="gone.safetensors: no such weights file"):
+    with pytest.raises(InputError, match=r"gone\.safetensors: no such weights file"):
         load_weights(small(), tmp_path / "gone.safetensors")
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from perpixel.encoders.encoder import Encoder
-from perpixel.encoders.timm_encoder import timm_encoder
-from perpixel.encoders.torchvision_encoder import torchvision_encoder
 from perpixel.errors import InputError
 
 OUTPUT_STRIDES = (8, 16, 32)
@@ -41,7 +39,12 @@ def create_encoder(
     if not 2 <= depth <= 5:
         raise InputError(f"depth {depth} of encoder '{name}': choose 2 to 5")
     source = None if weights is None else str(weights)
+    # Imported here because timm and torchvision take longer to import than torch; most commands need neither.
     if name.startswith(TORCHVISION_PREFIX):
+        from perpixel.encoders.torchvision_encoder import torchvision_encoder
+
         short = name.removeprefix(TORCHVISION_PREFIX)
         return torchvision_encoder(short, in_channels, source, output_stride, depth)
+    from perpixel.encoders.timm_encoder import timm_encoder
+
     return timm_encoder(name, in_channels, source, output_stride, depth)

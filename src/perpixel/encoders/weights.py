@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,9 @@ def _read_safetensors(source: Path) -> dict[str, Tensor]:
 
 def _read_torch(source: Path) -> dict[str, Tensor]:
     try:
-        loaded: Any = torch.load(source, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of odd pickles before it refuses them
+            loaded: Any = torch.load(source, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
         raise InputError(
             f"{source}: cannot be opened as plain weights ({str(error).splitlines()[0] if str(error) else 'empty'}): "

@@ -1,1 +1,1 @@
-"""engine."""
+"""The training loop, checkpoints, schedules and evaluation."""

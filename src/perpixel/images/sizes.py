@@ -50,7 +50,9 @@ def tile_grid(size: tuple[int, int], tile: tuple[int, int], overlap: int = 0) ->
         raise InputError(f"tile {tile} with overlap {overlap}: sides must be at least 1 and larger than the overlap")
     rows, cols = (_starts(side, step, overlap) for side, step in zip(size, tile))
     return [
-        (slice(row, min(row + tile[0], size[0])), slice(col, min(col + tile[1], size[1]))) for row in rows for col in cols
+        (slice(row, min(row + tile[0], size[0])), slice(col, min(col + tile[1], size[1])))
+        for row in rows
+        for col in cols
     ]
 
 

@@ -17,7 +17,7 @@ class Normalisation:
     """Raw values between `low` and `high` to 0..1, then minus `mean`, divided by `std`; each (C,).
 
     Attributes:
-        per_image: `low` and `high` are each image's own 0.5 and 99.5 percentiles instead, for sets without a common scale.
+        per_image: `low` and `high` are each image's own 0.5 and 99.5 percentiles, for sets without a common scale.
     """
 
     low: tuple[float, ...]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,10 @@ Colour = tuple[int, int, int]
 FileValue = int | Colour
 
 MAX_CLASSES = 65535
+SMALLEST_VALUE, LARGEST_VALUE = -(2**31), 2**32 - 1
+# Keys that are no class where values and names stand at the top level.
+SETTINGS = ("ignore_values", "ignore_index", "others")
+SHOWN_LENGTH = 60
 VOID_COLOUR: Colour = (128, 128, 128)
 
 
@@ -61,7 +66,7 @@ class ClassTable:
         return 255 if self.num_classes <= 255 else 65535
 
     @property
-    def dtype(self) -> type[np.generic]:
+    def dtype(self) -> type[np.uint8] | type[np.uint16]:
         return np.uint8 if self.num_classes <= 255 else np.uint16
 
     def palette(self) -> np.ndarray:
@@ -79,8 +84,8 @@ class ClassTable:
         Args:
             values: (H, W) integers, or (H, W, 3) uint8 colours.
         Returns:
-            (H, W) label map of `dtype`, `ignore_index` where ignored or unknown; and value -> pixels of each unknown value
-            (always empty with others="ignore").
+            (H, W) label map of `dtype`, `ignore_index` where ignored or unknown; and value -> pixels of each unknown
+            value (always empty with others="ignore").
         """
         is_colour = values.ndim == 3
         keys = _pack(values) if is_colour else values
@@ -113,7 +118,7 @@ class ClassTable:
         return np.array([k for k, _ in pairs], np.int64), np.array([i for _, i in pairs], np.int32)
 
     def _table(self, dtype: np.dtype) -> np.ndarray:
-        table = np.full(256 ** dtype.itemsize, -1, np.int32)
+        table = np.full(256**dtype.itemsize, -1, np.int32)
         known, indices = self._number_keys
         fits = (known >= 0) & (known < len(table))
         table[known[fits]] = indices[fits]
@@ -137,7 +142,9 @@ class ClassTable:
             {"classes": [{"name": "cell", "colour": [255, 0, 0], "values": [1]}, ...], "ignore_values": [255]}
             {"classes": ["background", "cell"], "values": {"0": "background", "255": "cell"}}
             {"classes": ["sky", ..., "void"], "ignore_index": 11}      the class at that value is no class
-            {"0": "background", "1": "cell"}          ["background", "cell"]
+            {"0": "background", "1": "cell"}   {"background": 0, "cell": 1}   ["background", "cell"]
+
+        Values are whole numbers of 32 bits, or colours: [255, 0, 0], "255 0 0" or "#ff0000".
 
         Raises:
             InputError: none of these, no class, a name or a value twice.
@@ -169,46 +176,60 @@ def _plain(value: FileValue) -> int | list[int]:
     return value if isinstance(value, int) else list(value)
 
 
+# ---- from JSON
+
+
 def _read(content: Any, where: str) -> ClassTable:
     if isinstance(content, list):
         content = {"classes": content}
     if not isinstance(content, dict):
-        raise InputError(f"{where}: a class table is an object or a list of names, not {type(content).__name__}: mend it")
+        raise InputError(f"{where}: a class table is an object or a list of names, not {_short(content)}: mend it")
     if "classes" not in content:
-        keys = {k: v for k, v in content.items() if k not in ("ignore_values", "ignore_index", "others")}
-        content = {**content, "classes": list(keys.values()), "values": keys}
-    entries = content["classes"]
+        content = {**content, "classes": {key: one for key, one in content.items() if key not in SETTINGS}}
+    entries, values = content["classes"], content.get("values")
     if isinstance(entries, dict):
-        content, entries = {**content, "values": entries}, list(entries.values())
+        values = _names_by_value(entries, where)
+        entries = list(dict.fromkeys(values.values()))
     if not isinstance(entries, list) or not entries:
         raise InputError(f"{where}: 'classes' holds no class: list at least one name")
-    ignored = [_value(value, where) for value in _list(content.get("ignore_values", []), where)]
-    void = content.get("ignore_index")
-    if void is not None:
-        ignored.append(_value(void, where))
+    if len(entries) > MAX_CLASSES:
+        raise InputError(f"{where}: {len(entries)} classes: at most {MAX_CLASSES} are possible")
+    ignored = [_value(value, where) for value in _list(content.get("ignore_values", []), "ignore_values", where)]
+    if content.get("ignore_index") is not None:
+        ignored.append(_value(content["ignore_index"], where))
     others = content.get("others", "refuse")
     if others not in ("refuse", "ignore"):
-        raise InputError(f"{where}: others is {others!r}: write \"refuse\" or \"ignore\"")
-    parts = _entries(entries, content.get("values"), ignored, where)
-    table = ClassTable(parts, tuple(dict.fromkeys(ignored)), others)
+        raise InputError(f'{where}: others is {_short(others)}: write "refuse" or "ignore"')
+    table = ClassTable(_entries(entries, values, set(ignored), where), tuple(dict.fromkeys(ignored)), others)
     _check(table, where)
     return table
 
 
-def _list(value: Any, where: str) -> list[Any]:
+def _names_by_value(table: dict[str, Any], where: str) -> dict[str, str]:
+    """Value -> name from either {"0": "background"} or {"background": 0}."""
+    if table and all(_is_int(value) for value in table.values()):
+        twice = _repeated(table.values())
+        if twice is not None:
+            raise InputError(f"{where}: mask value {twice} has two meanings: give each value one class, or ignore it")
+        return {str(value): name for name, value in table.items()}
+    for value, name in table.items():
+        if not isinstance(name, str):
+            raise InputError(f"{where}: {_short(value)} means {_short(name)}, which is no class name: write a text")
+    return table
+
+
+def _list(value: Any, key: str, where: str) -> list[Any]:
     if not isinstance(value, list):
-        raise InputError(f"{where}: ignore_values is {value!r}: write a list of values")
+        raise InputError(f"{where}: {key} is {_short(value)}: write a list of values")
     return value
 
 
-def _entries(
-    entries: list[Any], values: Any, ignored: Sequence[FileValue], where: str
-) -> tuple[ClassInfo, ...]:
-    names = [entry.get("name") if isinstance(entry, dict) else entry for entry in entries]
+def _entries(entries: list[Any], values: Any, ignored: set[FileValue], where: str) -> tuple[ClassInfo, ...]:
+    names: list[Any] = [entry.get("name") if isinstance(entry, dict) else entry for entry in entries]
     for name in names:
-        if not isinstance(name, str) or not name.strip():
-            raise InputError(f"{where}: class name {name!r} is not a text: give every class a name")
-    named = _values_by_name(values, names, where)
+        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+            raise InputError(f"{where}: class name {_short(name)} is not a line of text: give every class a name")
+    named = _values_by_name(values, set(names), where)
     # A list of names gives each its place as value; the name at an ignored value is void, not a class.
     rows = []
     for place, (entry, name) in enumerate(zip(entries, names)):
@@ -219,76 +240,104 @@ def _entries(
         rows.append((entry, name, listed))
     colours = default_colours(len(rows), background=bool(rows) and "background" in rows[0][1].lower())
     return tuple(
-        ClassInfo(name, _colour(entry, tuple(int(v) for v in colour), where), listed)
+        ClassInfo(name, _colour(entry, listed, colour, where), listed)
         for (entry, name, listed), colour in zip(rows, colours)
     )
 
 
 def _own_values(entry: dict[str, Any], where: str) -> tuple[FileValue, ...] | None:
     if "values" in entry:
-        return tuple(_value(value, where) for value in _list(entry["values"], where))
+        return tuple(_value(value, where) for value in _list(entry["values"], "values", where))
     for key in ("value", "id"):
         if key in entry:
             return (_value(entry[key], where),)
     return None
 
 
-def _values_by_name(values: Any, names: Sequence[str], where: str) -> dict[str, tuple[FileValue, ...]]:
+def _values_by_name(values: Any, names: set[str], where: str) -> dict[str, tuple[FileValue, ...]]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise InputError(f"{where}: 'values' is {type(values).__name__}: write an object such as {{\"0\": \"background\"}}")
+        raise InputError(f'{where}: values is {_short(values)}: write an object such as {{"0": "background"}}')
     found: dict[str, tuple[FileValue, ...]] = {}
     for key, name in values.items():
-        if name not in names:
-            raise InputError(f"{where}: value {key} means {name!r}, which is not among the classes: add it, or mend the name")
+        if not isinstance(name, str) or name not in names:
+            raise InputError(
+                f"{where}: value {_short(key)} means {_short(name)}, which is not among the classes: "
+                "add it, or mend the name"
+            )
         found[name] = (*found.get(name, ()), _value(key, where))
     return found
 
 
 def _value(value: Any, where: str) -> FileValue:
-    if isinstance(value, str):
-        text = value.strip().lstrip("#")
-        if value.strip().startswith("#") and len(text) == 6 and all(c in "0123456789abcdefABCDEF" for c in text):
-            return _unpack(int(text, 16))
-        parts = text.strip("()[] ").replace(",", " ").split()
-        if parts and all(part.isdecimal() and len(part) < 12 for part in parts) and len(parts) in (1, 3):
-            value = int(parts[0]) if len(parts) == 1 else [int(part) for part in parts]
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32:
-        return value
-    is_colour = isinstance(value, (list, tuple)) and len(value) == 3
-    if is_colour and all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= 255 for v in value):
-        return int(value[0]), int(value[1]), int(value[2])
-    raise InputError(f"{where}: {value!r} is not a mask value: write a whole number, or a colour as [red, green, blue]")
+    found: Any = _value_of_text(value) if isinstance(value, str) else value
+    if _is_int(found) and SMALLEST_VALUE <= found <= LARGEST_VALUE:
+        return int(found)
+    if _is_colour(found):
+        return int(found[0]), int(found[1]), int(found[2])
+    raise InputError(
+        f"{where}: {_short(value)} is not a mask value: write a whole number, or a colour as [red, green, blue]"
+    )
 
 
-def _colour(entry: Any, default: tuple[int, ...], where: str) -> Colour:
-    given = (entry.get("colour") or entry.get("color")) if isinstance(entry, dict) else None
+def _value_of_text(text: str) -> int | tuple[int, ...] | None:
+    """Of "7", "-1", "255 0 0", "(255, 0, 0)" and "#ff0000"; None for other texts."""
+    if re.fullmatch(r"\s*#[0-9a-fA-F]{6}\s*", text):
+        return _unpack(int(text.strip()[1:], 16))
+    numbers = tuple(int(part) for part in re.findall(r"-?[0-9]{1,11}", text))
+    if re.fullmatch(r"\s*-?[0-9]{1,11}\s*", text):
+        return numbers[0]
+    if re.fullmatch(r"\s*[(\[]?\s*[0-9]{1,3}\s*[, ]\s*[0-9]{1,3}\s*[, ]\s*[0-9]{1,3}\s*[)\]]?\s*", text):
+        return numbers
+    return None
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_colour(value: Any) -> bool:
+    return (
+        isinstance(value, (list, tuple)) and len(value) == 3 and all(_is_int(one) and 0 <= one <= 255 for one in value)
+    )
+
+
+def _colour(entry: Any, values: Sequence[FileValue], default: np.ndarray, where: str) -> Colour:
+    """The colour given, else the one that codes the class in masks, else the default."""
+    given = entry.get("colour", entry.get("color")) if isinstance(entry, dict) else None
     if given is None:
-        return default[0], default[1], default[2]
-    value = _value(given, where)
-    if isinstance(value, int):
-        raise InputError(f"{where}: colour {given!r} is a number: write [red, green, blue]")
-    return value
+        coded = [value for value in values if not isinstance(value, int)]
+        return coded[0] if coded else (int(default[0]), int(default[1]), int(default[2]))
+    colour: Any = _value_of_text(given) if isinstance(given, str) else given
+    if not _is_colour(colour):
+        raise InputError(f"{where}: {_short(given)} is not a colour: write [red, green, blue], each 0..255")
+    red, green, blue = (int(one) for one in colour)
+    return red, green, blue
 
 
 def _check(table: ClassTable, where: str) -> None:
     if not table.classes:
         raise InputError(f"{where}: every class is ignored: leave at least one to learn")
-    if table.num_classes > MAX_CLASSES:
-        raise InputError(f"{where}: {table.num_classes} classes: at most {MAX_CLASSES} are possible")
     twice = _repeated(table.names)
     if twice is not None:
-        raise InputError(f"{where}: class name {twice!r} stands twice: names must differ")
+        raise InputError(f"{where}: class name {_short(twice)} stands twice: names must differ")
     value = _repeated([value for one in table.classes for value in one.values] + list(table.ignore_values))
     if value is not None:
         raise InputError(f"{where}: mask value {value} has two meanings: give each value one class, or ignore it")
 
 
 def _repeated(items: Iterable[Any]) -> Any:
+    """The first item that stands twice, or None."""
     seen = set()
     for item in items:
         if item in seen:
             return item
         seen.add(item)
     return None
+
+
+def _short(value: Any) -> str:
+    """A value as an error shows it, however long it is."""
+    text = repr(value)
+    return text if len(text) <= SHOWN_LENGTH else f"{text[:SHOWN_LENGTH]}..."

@@ -40,7 +40,7 @@ def overlay(
 
 def error_map(pred: np.ndarray, target: np.ndarray, ignore_index: int | None = None) -> np.ndarray:
     """(H, W, 3) uint8: dark green where `pred` is right, red where wrong, grey where ignored."""
-    result = np.where((pred == target)[..., None], np.uint8(CORRECT), np.uint8(WRONG))
+    result = np.where((pred == target)[..., None], np.array(CORRECT, np.uint8), np.array(WRONG, np.uint8))
     if ignore_index is not None:
         result[target == ignore_index] = VOID_COLOUR
     return result

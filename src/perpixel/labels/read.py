@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ImageOps
 
 from perpixel.errors import InputError
-from perpixel.images import guarded, open_pillow, probe_image, read_image
-from perpixel.images.read import TIFF_SUFFIXES, check_pixels
+from perpixel.images import RawImage, read_raw
+from perpixel.images.raw import colours_of, without_opaque_alpha
 
-LOSSY_SUFFIXES = frozenset({".jpg", ".jpeg"})
+SMALLEST, LARGEST = -(2**31), 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -35,66 +34,69 @@ class RawMask:
 def read_mask(path: str | Path, *, frame: int | None = None) -> RawMask:
     """Read a mask: indexed, grey, palette, RGB, 1-bit; 8, 16 or 32 bits; whole numbers stored as float.
 
-    Colour masks whose three channels are equal are read as grey; alpha is dropped where it is 255 everywhere.
+    Colour masks whose three channels are equal are read as grey; alpha is dropped where it is opaque everywhere.
+    Grey values of 2 and 4 bits a pixel are kept as stored, 0..3 and 0..15; so are those of a TIFF in which 0 is white.
 
     Raises:
-        InputError: missing, damaged, several channels that are no colours, or values that are not whole numbers.
+        InputError: missing, damaged, a stack without `frame`, transparency, several channels that are no colours, or
+            values that are not whole numbers of 32 bits.
     """
     source = Path(path)
-    if source.suffix.lower() in TIFF_SUFFIXES:
-        return _from_image(source, read_image_values(source, frame))
-    check_pixels(source, probe_image(source))
-    mask: RawMask = guarded(source, lambda file: _read_pillow(file, frame or 0))
-    return mask
+    raw = read_raw(source, frame=frame)
+    if raw.palette is not None:
+        return _of_palette(raw, raw.palette)
+    if raw.values.dtype == bool and raw.values.shape[2] == 1:
+        return RawMask(np.ascontiguousarray(raw.values[..., 0]).astype(np.uint8), kind="bool")
+    values = without_opaque_alpha(raw.values) if raw.alpha else raw.values
+    if raw.alpha and values.shape[2] == 4:
+        raise InputError(f"{source}: a mask with transparency has no clear values: save it without alpha")
+    if values.shape[2] == 3 and values.dtype == np.uint8:
+        return _of_colours(np.ascontiguousarray(values), raw.lossy)
+    if values.shape[2] == 3 and (values[..., :1] == values).all():
+        values = values[..., :1]
+    if values.shape[2] != 1:
+        what = f"{values.shape[2]} channels of {values.dtype}"
+        raise InputError(f"{source}: {what}, and a mask has one value or one 8-bit colour a pixel: save it so")
+    return RawMask(np.ascontiguousarray(_whole(source, values[..., 0])), None, raw.lossy)
 
 
-def read_image_values(path: Path, frame: int | None) -> np.ndarray:
-    """(H, W, C) of a TIFF mask. Integers above 16 bits come as float32, which is exact below 2**24."""
-    return read_image(path, frame=frame)
-
-
-def _read_pillow(path: Path, frame: int) -> RawMask:
-    lossy = path.suffix.lower() in LOSSY_SUFFIXES or _is_lossy_webp(path)
-    with open_pillow(path) as opened:
-        if frame:
-            opened.seek(frame)
-        image = ImageOps.exif_transpose(opened)
-        if image.mode == "1":
-            return RawMask(np.asarray(image).astype(np.uint8), kind="bool")
-        if image.mode == "P":
-            return RawMask(np.array(image), _palette(image.getpalette() or []), lossy, "palette")
-    return _from_image(path, read_image(path, frame=frame if frame else None), lossy)
-
-
-def _palette(flat: list[int]) -> np.ndarray:
+def _of_palette(raw: RawImage, palette: np.ndarray) -> RawMask:
+    indices = np.ascontiguousarray(raw.values[..., 0])
+    if len(palette) > 256:  # a 16-bit palette holds colours, not classes
+        return _of_colours(colours_of(indices, palette[:, :3]), raw.lossy)
     colours = np.zeros((256, 3), np.uint8)
-    listed = np.array(flat, np.uint8).reshape(-1, 3)[:256]
-    colours[: len(listed)] = listed
-    return colours
+    colours[: len(palette)] = palette[:, :3]
+    if (colours == np.arange(256)[:, None]).all():  # the greys of a GIF: index and value are the same
+        return RawMask(indices, None, raw.lossy)
+    return RawMask(indices, colours, raw.lossy, "palette")
 
 
-def _from_image(path: Path, image: np.ndarray, lossy: bool = False) -> RawMask:
-    if image.dtype == np.float32:
-        whole = np.rint(image)
-        if not (whole == image).all() or whole.min() < 0 or whole.max() >= 2**31:
-            example = image[(whole != image) | (whole < 0)].ravel()
-            shown = f"{example[0]:g}" if example.size else f"{whole.max():g}"
-            raise InputError(f"{path}: holds {shown}, and a mask holds whole numbers from 0: save class indices instead")
-        image = whole.astype(np.int32)
-    if image.shape[2] in (3, 4) and image.dtype == np.uint8:
-        if image.shape[2] == 4 and not (image[..., 3] == 255).all():
-            raise InputError(f"{path}: a mask with transparency has no clear values: save it without alpha")
-        colours = image[..., :3]
-        if (colours[..., :1] == colours).all():
-            return RawMask(np.ascontiguousarray(colours[..., 0]), None, lossy, "index")
-        return RawMask(np.ascontiguousarray(colours), None, lossy, "rgb")
-    if image.shape[2] != 1:
-        raise InputError(f"{path}: {image.shape[2]} channels, and a mask has one value or one colour a pixel: save it so")
-    return RawMask(np.ascontiguousarray(image[..., 0]), None, lossy, "index")
+def _of_colours(colours: np.ndarray, lossy: bool) -> RawMask:
+    if (colours[..., :1] == colours).all():
+        return RawMask(np.ascontiguousarray(colours[..., 0]), None, lossy)
+    return RawMask(colours, None, lossy, "rgb")
 
 
-def _is_lossy_webp(path: Path) -> bool:
-    if path.suffix.lower() != ".webp":
-        return False
-    with open(path, "rb") as file:
-        return b"VP8L" not in file.read(256)
+def _whole(path: Path, values: np.ndarray) -> np.ndarray:
+    """Integers as they are, floats that are whole numbers as int32 or int64."""
+    if values.dtype in (np.uint8, np.uint16):
+        return values
+    if values.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):  # signalling NaN
+            values = values.astype(np.float64)
+        fits = np.isfinite(values) & (values >= SMALLEST) & (values <= LARGEST)
+        whole = np.where(fits, values, 0).astype(np.int64)
+        _refuse(path, values, ~fits | (whole != values))
+    else:
+        whole = values
+    _refuse(path, values, (whole < SMALLEST) | (whole > LARGEST))
+    is_small = int(whole.min()) >= SMALLEST and int(whole.max()) < 2**31
+    return whole.astype(np.int32 if is_small else np.int64)
+
+
+def _refuse(path: Path, values: np.ndarray, bad: np.ndarray) -> None:
+    if bad.any():
+        example = values[bad][0]
+        raise InputError(
+            f"{path}: {int(bad.sum())} values such as {example:g} are no whole numbers of 32 bits: save class indices"
+        )

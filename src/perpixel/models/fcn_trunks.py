@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torchvision.models import GoogLeNet
 
 from perpixel.errors import InputError
 from perpixel.layers import conv_centre
@@ -136,6 +135,8 @@ class GoogLeNetTrunk(nn.Module):
 
     def __init__(self, in_channels: int) -> None:
         super().__init__()
+        from torchvision.models import GoogLeNet  # slow to import, and seldom needed
+
         self.skips: dict[str, int] = {}
         net = GoogLeNet(num_classes=1, aux_logits=False, init_weights=False)
         net.conv1.conv = nn.Conv2d(in_channels, 64, 7, 2, FIRST_PADDING, bias=False)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision import models
 
 from perpixel.encoders import adapt_stem_weight, read_state_dict
 from perpixel.errors import InputError
@@ -41,6 +40,8 @@ def load_classifier(trunk: nn.Module, head: nn.Sequential, backbone: str, weight
 
 
 def _download(backbone: str) -> dict[str, Tensor]:
+    from torchvision import models  # slow to import
+
     try:
         return models.get_model_weights(backbone)["IMAGENET1K_V1"].get_state_dict(progress=False, check_hash=True)
     except OSError as error:
@@ -69,6 +70,11 @@ def _vgg_pairs(
         layer = head.get_submodule(own)
         assert isinstance(layer, nn.Conv2d) and layer.bias is not None
         matrix = state.get(f"{theirs}.weight")
+        if matrix is not None and matrix.shape[0] != layer.out_channels:
+            raise InputError(
+                f"{where}: '{theirs}.weight' has {matrix.shape[0]} channels, {own} of the model {layer.out_channels}: "
+                f"use fc_channels={matrix.shape[0]}"
+            )
         size = (layer.kernel_size[0], layer.kernel_size[1])
         pairs[f"{theirs}.weight"] = (
             layer.weight, None if matrix is None else conv_weight(matrix, layer.in_channels, size)
@@ -86,6 +92,6 @@ def _copy_all(pairs: dict[str, tuple[Tensor, Tensor | None]], where: str) -> Non
         if given.shape != own.shape:
             raise InputError(
                 f"{where}: '{name}' is {tuple(given.shape)}, the model needs {tuple(own.shape)}: "
-                "pretrained fully connected layers need fc_channels=4096"
+                "give a state dict of torchvision's network"
             )
         own.copy_(given)

@@ -51,7 +51,7 @@ def build(
 
 
 def _check_type(name: str, option: str, value: Any, default: Any) -> None:
-    """Refuse text where the default is a number, and the like; options that default to None are the model's to check."""
+    """Refuse text where the default is a number, and the like; what defaults to None is the model's to check."""
     for kind, accepted, words in KINDS:
         if type(default) is kind:
             is_flag = isinstance(value, bool)

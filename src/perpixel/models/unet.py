@@ -199,9 +199,7 @@ def _check_combination(
     if head_stride not in (1, 2, 4):
         raise InputError(f"option head_stride={head_stride} of unet: choose 1, 2 or 4")
     if decoder_channels is not None and (not decoder_channels or min(decoder_channels) < 1):
-        raise InputError(
-            f"option decoder_channels={decoder_channels} of unet: give widths of at least 1, coarse to fine"
-        )
+        raise InputError(f"option decoder_channels={decoder_channels} of unet: give widths from 1 on, coarse to fine")
     if encoder is not None:
         if padding == "valid":
             raise InputError(f"option encoder={encoder!r} with padding='valid': backbones pad, use padding='same'")

@@ -1,0 +1,178 @@
+"""What every entry of MODELS promises: sizes, gradients, modes, files, precision, names, repeatability.
+
+A new model adds one line to CASES (options that make it small, sizes that it takes) and one to state_names.json.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from perpixel.models import MODELS, create_model, load_weights, save_weights
+from perpixel.models.describe import describe
+
+STATE_NAMES = Path(__file__).with_name("state_names.json")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A small form of a model. `sizes` are even, odd and tiny; `tiny_batch` is what training needs at the tiny one."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    sizes: tuple[tuple[int, int], ...] = ((32, 48), (33, 47), (1, 1))
+    is_heavy: bool = False
+
+    def build(self, in_channels: int = 3, num_classes: int = 2, seed: int = 0) -> nn.Module:
+        torch.manual_seed(seed)
+        return create_model(self.name, in_channels=in_channels, num_classes=num_classes, **self.options)
+
+
+FCN = {"fc_channels": 16}
+FCN_SIZES = ((6, 10), (9, 5), (1, 1))  # the first padding of 100 makes every image large
+CASES = {
+    "fcn32s": Case("fcn32s", FCN, FCN_SIZES, is_heavy=True),
+    "fcn16s": Case("fcn16s", FCN, FCN_SIZES, is_heavy=True),
+    "fcn8s": Case("fcn8s", FCN, FCN_SIZES, is_heavy=True),
+    "fcn8s_atonce": Case("fcn8s_atonce", FCN, FCN_SIZES),
+    "unet": Case("unet", {"width": 4}),
+    "unet/no norm, bilinear": Case("unet", {"width": 4, "norm": False, "up": "bilinear", "dropout": 0.1}),
+    "unet/encoder": Case("unet", {"width": 8, "encoder": "resnet18"}),
+    "unet/encoder, stride 2": Case(
+        "unet", {"width": 8, "encoder": "mobilenetv3_small_050", "head_stride": 2, "final": "transposed"}
+    ),
+    "unet_valid": Case("unet_valid", {"width": 4}, ((188, 188), (188, 204), (204, 188))),
+}
+# Every promise is kept by every case; the heavy ones, alike but for a few layers, join in the slow tests.
+PARAMETERS = [
+    pytest.param(case, id=name, marks=[pytest.mark.slow] if case.is_heavy else []) for name, case in CASES.items()
+]
+every_case = pytest.mark.parametrize("case", PARAMETERS)
+# Whole FCNs take seconds, most of all in bf16 on CPUs without AVX-512, which emulate it ten times as slow as fp32.
+every_case_fcn_slow = pytest.mark.parametrize(
+    "case", [pytest.param(case, id=name, marks=[pytest.mark.slow] * ("fcn" in name)) for name, case in CASES.items()]
+)
+
+
+def image_of(size: tuple[int, int], *, batch: int = 1, channels: int = 3, seed: int = 1) -> Tensor:
+    return torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def main_logits(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def wake(model: nn.Module) -> nn.Module:
+    """Give values to layers that start at zero, behind which no gradient would pass."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(2))
+    return model
+
+
+def test_every_model_has_a_case():
+    assert {case.name for case in CASES.values()} == set(MODELS)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize(("channels", "classes"), [(1, 1), (3, 2), (7, 21)])
+def test_shape_for_any_channels_and_classes(case: Case, channels: int, classes: int):
+    """Shapes without values, so that all sizes of all models cost nothing; real values follow below."""
+    with torch.device("cpu" if "encoder" in case.options else "meta"):
+        model = case.build(channels, classes).eval()
+    for height, width in case.sizes:
+        described = describe(model, in_channels=channels, size=(height, width)).rows[-1]
+        assert described.channels == classes
+        assert described.height >= height - 2 * model.margin
+
+
+@every_case
+def test_logits_have_exactly_the_images_size(case: Case):
+    model = case.build(num_classes=3).eval()
+    with torch.no_grad():
+        for height, width in case.sizes:
+            logits = model(image_of((height, width)))
+            assert isinstance(logits, Tensor)
+            assert logits.shape == (1, 3, height - 2 * model.margin, width - 2 * model.margin)
+            assert logits.dtype == torch.float32
+            assert logits.isfinite().all()
+
+
+@every_case
+def test_every_trainable_parameter_gets_a_gradient(case: Case):
+    model = wake(case.build()).train()
+    output = model(image_of(case.sizes[0], batch=2))
+    outputs = (output,) if isinstance(output, Tensor) else output
+    assert len(outputs) == 1 + len(model.aux_weights)
+    sum((each * torch.randn_like(each)).sum() for each in outputs).backward()
+    without = [name for name, each in model.named_parameters() if each.grad is None or not each.grad.isfinite().all()]
+    assert without == []
+    dead = [name for name, each in model.named_parameters() if not each.grad.any()]
+    assert dead == []
+
+
+@every_case
+def test_batch_of_one_trains_and_batches_do_not_mix(case: Case):
+    model = wake(case.build())
+    size = (64, 64) if max(case.sizes[0]) < 64 and case.name == "unet" else case.sizes[0]
+    assert main_logits(model.train()(image_of(size))).requires_grad
+    model.eval()
+    both = image_of(size, batch=2)
+    with torch.no_grad():
+        assert torch.allclose(model(both)[1:], model(both[1:]), atol=1e-4, rtol=1e-3)
+
+
+@every_case_fcn_slow
+def test_same_seed_same_model_same_answer(case: Case):
+    first, second = wake(case.build(seed=5)).eval(), wake(case.build(seed=5)).eval()
+    image = image_of(case.sizes[1])
+    with torch.no_grad():
+        assert torch.equal(first(image), second(image))
+
+
+@every_case_fcn_slow
+def test_saved_and_loaded_is_the_same_model(case: Case, tmp_path: Path):
+    first, second = wake(case.build(seed=1)).eval(), case.build(seed=2).eval()
+    save_weights(first, tmp_path / "model.safetensors")
+    load_weights(second, tmp_path / "model.safetensors")
+    image = image_of(case.sizes[0])
+    with torch.no_grad():
+        assert torch.equal(first(image), second(image))
+
+
+@every_case_fcn_slow
+def test_bf16_autocast_stays_near(case: Case):
+    """channels_last as in training; the answers of eight-bit mantissas differ by some hundredths."""
+    model = wake(case.build()).eval().to(memory_format=torch.channels_last)
+    image = image_of(case.sizes[0]).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        expected = model(image)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(image)
+    assert logits.shape == expected.shape
+    assert (logits.float() - expected).abs().max() <= 0.1 * expected.abs().max() + 1e-3
+
+
+def state_hash(name: str) -> str:
+    with torch.device("meta"):
+        state = create_model(name, in_channels=3, num_classes=2).state_dict()
+    lines = [f"{key} {tuple(value.shape)}" for key, value in state.items()]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_names_and_shapes_of_saved_tensors_are_stable(name: str):
+    stored = json.loads(STATE_NAMES.read_text())
+    assert name in stored, f"add to {STATE_NAMES.name}: {name!r}: {state_hash(name)!r}"
+    assert stored[name] == state_hash(name), (
+        f"tensors of '{name}' have other names or shapes, so saved bundles no longer load: undo it, or convert old "
+        f"files on loading and put {state_hash(name)!r} into {STATE_NAMES.name}"
+    )
