@@ -19,8 +19,8 @@ from pathlib import Path
 
 from perpixel.data.synthetic import write_demo
 
-SETTINGS = "--model unet -O width=4 -O depth=3 -O dropout=0.1 --batch-size 2 --crop 64x64 --epochs 20".split()
-# Checkpoint after every step, so that many kills fall into the writing of one.
+SETTINGS = ["--model", "unet", "-O", "width=4", "-O", "depth=3", "-O", "dropout=0.1", "--batch-size", "2"]
+SETTINGS += ["--crop", "64x64", "--epochs", "20"]
 CLI = [sys.executable, "-c", "from perpixel.apps.cli import main; main()"]
 
 

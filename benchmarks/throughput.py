@@ -1,4 +1,4 @@
-"""Training throughput of U-Net/ResNet-34, batch 8, 256x256: perpixel's loop against a plain fp32 loop over the same net.
+"""Training throughput of U-Net/ResNet-34, batch 8, 256x256: perpixel's loop against a plain fp32 loop over this net.
 
     python benchmarks/throughput.py --data ../shared/data/camvid --rounds 5
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from perpixel.errors import InputError
 
@@ -41,6 +42,35 @@ def make_folder(path: str | Path) -> Path:
     except OSError as error:
         raise _explain(folder, error) from error
     return folder
+
+
+@contextmanager
+def appending(path: str | Path) -> Iterator[IO[str]]:
+    """Open `path` to add UTF-8 text at its end.
+
+    Raises:
+        InputError: disk full, no permission and other causes that the user can mend.
+    """
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            yield file
+    except OSError as error:
+        raise _explain(Path(path), error) from error
+
+
+def save_tensors(path: str | Path, tensors: dict[str, Any], metadata: dict[str, str] | None = None) -> Path:
+    """Write torch tensors as a safetensors file atomically."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with atomic(path) as temporary:
+        try:
+            save_file(tensors, str(temporary), metadata=metadata)
+        except SafetensorError as error:
+            # The library hides the system's error number in its text.
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]) if number else 0, str(error)) from error
+    return Path(path)
 
 
 @contextmanager

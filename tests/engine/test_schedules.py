@@ -23,7 +23,7 @@ def test_onecycle_by_hand() -> None:
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_rates_stay_between_zero_and_peak(name: str) -> None:
     rates = [SCHEDULES[name](i / 1000) for i in range(1001)]
-    assert 0 <= min(rates) and max(rates) <= 1
+    assert min(rates) >= 0 and max(rates) <= 1
 
 
 def test_one_leg_is_a_straight_line() -> None:

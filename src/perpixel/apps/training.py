@@ -31,7 +31,7 @@ from perpixel.data import (
 )
 from perpixel.data.batches import TrainingCrops
 from perpixel.engine.fit import Fit, Recipe
-from perpixel.engine.hardware import find_hardware, keep_freed_memory
+from perpixel.engine.hardware import Hardware, find_hardware, keep_freed_memory
 from perpixel.engine.run_folder import RunFolder, new_run_path
 from perpixel.engine.schedules import SCHEDULES, Leg, Legs
 from perpixel.engine.semantic import SemanticTask, spread
@@ -126,7 +126,6 @@ def check_names(config: TrainConfig) -> None:
 def _plan(config: TrainConfig, dataset: Dataset, check: CheckResult, machine: Machine) -> Plan:
     samples = spread(dataset.split("train"), FACT_IMAGES)
     facts = label_facts([dataset.load_label_map(sample) for sample in samples], dataset.classes)
-    precision = config.precision if config.precision != "auto" else ("bf16" if machine.has_bf16 else "fp32")
 
     def measure(model: str, options: dict[str, Any]) -> float:
         return seconds_per_megapixel(
@@ -135,7 +134,7 @@ def _plan(config: TrainConfig, dataset: Dataset, check: CheckResult, machine: Ma
             in_channels=check.fingerprint.channels,
             num_classes=dataset.classes.num_classes,
             device=machine.accelerator,
-            precision=precision,
+            precision=choose_precision(config, find_hardware(config.device)),
         )
 
     return make_plan(
@@ -150,12 +149,45 @@ def _plan(config: TrainConfig, dataset: Dataset, check: CheckResult, machine: Ma
 
 
 def train_run(config: TrainConfig, *, out: str | os.PathLike[str] | None, began: float, on_event: OnEvent) -> Run:
-    """Start a run in a new folder and see it through."""
-    path = Path(out) if out is not None else new_run_path("runs", f"{Path(config.data).resolve().stem}-{config.model}")
-    folder = RunFolder(path).create()
-    prepared = prepare_run(config, on_event=on_event)
-    _write_start(folder, config, prepared, spent_s=time.perf_counter() - began)
-    return finish_run(folder, on_event=on_event, dataset=prepared.dataset)
+    """Start a run in a new folder and see it through. With several devices the first process prepares for all."""
+    fabric = launch(config, choose_precision(config, find_hardware(config.device)))
+    path, refusal, dataset = None, None, None
+    if fabric.is_global_zero:
+        try:
+            name = f"{Path(config.data).resolve().stem}-{config.model}"
+            folder = RunFolder(Path(out) if out is not None else new_run_path("runs", name)).create()
+            prepared = prepare_run(config, on_event=on_event)
+            _write_start(folder, config, prepared, spent_s=time.perf_counter() - began)
+            path, dataset = folder.path, prepared.dataset
+        except InputError as error:
+            refusal = str(error)
+    # The others must hear of a refusal too, or they would wait for ever.
+    path, refusal = fabric.broadcast((path, refusal))
+    if refusal is not None:
+        raise InputError(refusal)
+    return finish_run(RunFolder(path), on_event=on_event, dataset=dataset, fabric=fabric)
+
+
+def choose_precision(config: TrainConfig, hardware: Hardware) -> str:
+    """ "bf16" where the machine computes it natively, unless the user says otherwise."""
+    if config.precision != "auto":
+        return config.precision
+    return "bf16" if hardware.has_bf16 else "fp32"
+
+
+def launch(config: TrainConfig, precision: str) -> lightning_fabric.Fabric:
+    """Fabric on the devices asked for; with several, this process is from here on one of them."""
+    accelerator = find_hardware(config.device).accelerator
+    shares = config.devices > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    fabric = lightning_fabric.Fabric(
+        accelerator=accelerator,
+        devices=config.devices,
+        num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+        strategy="ddp" if shares else "auto",
+    )
+    fabric.launch()
+    return fabric
 
 
 def _write_start(folder: RunFolder, config: TrainConfig, prepared: Prepared, *, spent_s: float) -> None:
@@ -174,7 +206,13 @@ def _write_start(folder: RunFolder, config: TrainConfig, prepared: Prepared, *, 
     folder.write("config.json", {**config.model_dump(mode="json"), **absolute})
 
 
-def finish_run(folder: RunFolder, *, on_event: OnEvent, dataset: Dataset | None = None) -> Run:
+def finish_run(
+    folder: RunFolder,
+    *,
+    on_event: OnEvent,
+    dataset: Dataset | None = None,
+    fabric: lightning_fabric.Fabric | None = None,
+) -> Run:
     """Train from the last checkpoint, or from the start, to the end, and write the bundle."""
     config = make_config(**folder.read("config.json"))
     plan = Plan.from_json({"lines": folder.read("plan.json")["lines"]})
@@ -182,8 +220,7 @@ def finish_run(folder: RunFolder, *, on_event: OnEvent, dataset: Dataset | None 
     torch.set_num_threads(config.threads or torch.get_num_threads())
     data = dataset if dataset is not None else _same_data(folder, config)
     keep_freed_memory()
-    fabric = _fabric(config, plan)
-    fabric.launch()
+    fabric = fabric or launch(config, plan["precision"])
     model = _initial_model(config, plan, data)
     is_extended = any(leg.reason.startswith("extended") for leg in folder.legs().legs)
     recipe = _recipe(config, plan, spent_s=spent_s, is_extended=is_extended)
@@ -202,6 +239,7 @@ def finish_run(folder: RunFolder, *, on_event: OnEvent, dataset: Dataset | None 
     fit.run()
     if fabric.is_global_zero:
         _hand_over(folder, fit, bundle_config)
+    fabric.barrier()
     return Run(folder.path, read_json(folder.bundle / "metrics.json"), folder.bundle)
 
 
@@ -215,17 +253,6 @@ def _same_data(folder: RunFolder, config: TrainConfig) -> Dataset:
         group=config.group,
         snap=config.snap,
         seed=config.seed,
-    )
-
-
-def _fabric(config: TrainConfig, plan: Plan) -> lightning_fabric.Fabric:
-    accelerator = find_hardware(config.device).accelerator
-    strategy = "ddp" if config.devices > 1 or "WORLD_SIZE" in os.environ else "auto"
-    return lightning_fabric.Fabric(
-        accelerator=accelerator,
-        devices=config.devices,
-        precision="bf16-mixed" if plan["precision"] == "bf16" else "32-true",
-        strategy=strategy,
     )
 
 

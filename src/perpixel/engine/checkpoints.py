@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from perpixel.errors import InputError
-from perpixel.files import atomic
+from perpixel.files import save_tensors
 
 
 @dataclass
@@ -55,9 +54,7 @@ def save_checkpoint(
             scalars[f"{index}.{name}"] = value
     header = {"progress": json.dumps(asdict(progress)), "optimizer": json.dumps(scalars)}
     plain = {name: value.detach().to("cpu").contiguous() for name, value in tensors.items()}
-    with atomic(path) as temporary:
-        save_file(plain, str(temporary), metadata=header)
-    return Path(path)
+    return save_tensors(path, plain, header)
 
 
 def load_checkpoint(

@@ -41,7 +41,7 @@ def evaluate_split(
 ) -> dict[str, Any]:
     """Predict every image of a split at its full size, score it, and write the results to `out`.
 
-    What stood in `out` before is removed first, so that no stale result can be taken for a new one.
+    The results that stood in `out` before are removed first, so that no stale result can be taken for a new one.
 
     Args:
         predictor: model with its classes; the data set must have the same ones, in the same order.
@@ -56,9 +56,7 @@ def evaluate_split(
     """
     check_classes(predictor.config.classes, dataset)
     samples = dataset.split(split)
-    folder = Path(out)
-    shutil.rmtree(folder, ignore_errors=True)
-    make_folder(folder)
+    folder = _empty_folder(Path(out))
     began = time.perf_counter()
     matrices, pixels = _predict_all(predictor, dataset, samples, tta, on_image)
     seconds = time.perf_counter() - began
@@ -84,6 +82,21 @@ def evaluate_split(
     }
     write_json(folder / "scores.json", result)
     return result
+
+
+def _empty_folder(folder: Path) -> Path:
+    """`folder` without the results of an earlier evaluation.
+
+    Raises:
+        InputError: other files are in it: they are the user's.
+    """
+    own = {"scores.json", "per_image.csv", "cases"}
+    if folder.is_dir():
+        strange = sorted({entry.name for entry in folder.iterdir()} - own)
+        if strange:
+            raise InputError(f"{folder}: holds other files than results ({strange[0]}): choose another --out")
+        shutil.rmtree(folder)
+    return make_folder(folder)
 
 
 def check_classes(table: ClassTable, dataset: Dataset) -> None:

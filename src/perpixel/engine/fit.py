@@ -22,7 +22,7 @@ from perpixel.engine.interrupts import Interrupted, StopRequest, stop_on_signals
 from perpixel.engine.run_folder import RunFolder
 from perpixel.engine.schedules import SCHEDULES, Leg
 from perpixel.errors import InputError, did_you_mean
-from perpixel.files import atomic
+from perpixel.models.weights import save_weights
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -31,6 +31,7 @@ LOSS_CHECK_EVERY = {"cpu": 1}
 LOSS_CHECK_EVERY_DEFAULT = 16
 # A budget is replanned when the remaining steps are off by more than this share.
 REPLAN_TOLERANCE = 0.03
+REPLAN_LEAST_STEPS = 5
 
 
 class NonFiniteLossError(RuntimeError):
@@ -205,7 +206,7 @@ class Fit:
                 self._log(event)
                 raise NonFiniteLossError(
                     f"step {step}: {what} (files: {shown}): the last good checkpoint stands in "
-                    f"{self.folder.last.parent}; look at these files, or train anew with a lower --lr or --precision fp32"
+                    f"{self.folder.last.parent}; look at these files, or train anew with a lower --lr or in fp32"
                 )
         self.pending.clear()
 
@@ -244,7 +245,7 @@ class Fit:
         if is_best:
             state.best_score, state.best_step, state.stale_validations = scores["score"], state.step, 0
             if self.fabric.is_global_zero:
-                save_weights_file(self.folder.best, self.average)
+                save_weights(self.average, self.folder.best)
         else:
             state.stale_validations += 1
         event = {
@@ -276,7 +277,7 @@ class Fit:
         remaining_s = budget - clock.elapsed() - remaining_validations * clock.validation_s
         planned = self.legs.total_steps - state.step
         possible = max(1, int(self.fabric.broadcast(remaining_s / clock.step_s())))
-        if abs(possible - planned) <= REPLAN_TOLERANCE * planned:
+        if abs(possible - planned) <= max(REPLAN_LEAST_STEPS, REPLAN_TOLERANCE * planned):
             return
         reason = f"a step takes {clock.step_s():.3f} s: {possible} more steps fit the budget, not {planned}"
         leg = Leg(state.step, state.step + possible, self.legs.progress(state.step), reason)
@@ -379,11 +380,3 @@ class _Clock:
 
     def mark_checkpoint(self) -> None:
         self.checkpoint_at = time.perf_counter()
-
-
-def save_weights_file(path: Any, model: nn.Module) -> None:
-    """Write a model's state as safetensors, atomically."""
-    from safetensors.torch import save_file
-
-    with atomic(path) as temporary:
-        save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, temporary)

@@ -15,7 +15,7 @@ from typing import Any
 
 from perpixel.engine.schedules import Legs
 from perpixel.errors import InputError
-from perpixel.files import make_folder, read_json, write_json, write_text
+from perpixel.files import appending, make_folder, read_json, write_json, write_text
 
 
 class RunFolder:
@@ -87,7 +87,7 @@ class RunFolder:
 
     def append_log(self, event: dict[str, Any]) -> None:
         """Add one line to log.jsonl."""
-        with open(self.log, "a", encoding="utf-8") as file:
+        with appending(self.log) as file:
             file.write(json.dumps(event) + "\n")
 
     def read_log(self) -> list[dict[str, Any]]:

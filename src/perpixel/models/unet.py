@@ -31,7 +31,9 @@ DECODER_CHANNELS = (256, 128, 64, 32, 16)  # over an encoder, coarse to fine, at
 
 
 class UNet(nn.Module):
-    """image (B, C, H, W) -> logits (B, K, H, W); with padding="valid" (B, K, H - 2 * margin, W - 2 * margin).
+    """Contracting and expanding path with skips; same size out, any size in; over any encoder where one is named.
+
+    image (B, C, H, W) -> logits (B, K, H, W); with padding="valid" (B, K, H - 2 * margin, W - 2 * margin).
 
     Args:
         width: channels of the first stage; they double at every next one. With an encoder it scales the decoder:

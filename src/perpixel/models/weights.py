@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from perpixel.encoders import read_state_dict
 from perpixel.errors import InputError
-from perpixel.files import atomic
+from perpixel.files import save_tensors
 from perpixel.layers import BilinearUpsample
 
 
@@ -25,9 +24,7 @@ def save_weights(model: nn.Module, path: str | Path, *, metadata: Mapping[str, s
     """
     # Contiguous copies, one by one: channels_last weights are strided, and tied ones would share memory.
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    with atomic(path) as temporary:
-        save_file(state, temporary, metadata=dict(metadata) if metadata else None)
-    return Path(path)
+    return save_tensors(path, state, dict(metadata) if metadata else None)
 
 
 @torch.no_grad()

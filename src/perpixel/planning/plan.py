@@ -21,7 +21,7 @@ RESERVE_SHARE = 0.02
 UPRIGHT = 0.12
 # Pixels of the largest window that is predicted in one piece, and of the largest training crop.
 TILE_PIXELS = {"cpu": 1024**2, "cuda": 2048**2, "mps": 1024**2}
-CROP_PIXELS = {"cpu": 320**2, "cuda": 768**2, "mps": 512**2}
+CROP_PIXELS = {"cpu": 256**2, "cuda": 768**2, "mps": 512**2}
 BATCH_SIZES = {"cpu": 4, "cuda": 8, "mps": 8}
 # Imbalance from which classes are weighted.
 IMBALANCED = 10.0
@@ -122,6 +122,7 @@ def make_plan(
         images=fingerprint.num_images["train"],
         training_s=None if budget_s is None else budget_s * (1 - VALIDATION_SHARE - RESERVE_SHARE),
         devices=machine.devices,
+        batch_size=int(given.get("batch_size", BATCH_SIZES[machine.accelerator])),
     )
     model, options, scale = _plan_net(draft, machine, costs, facts)
     _plan_values(draft, fingerprint)
