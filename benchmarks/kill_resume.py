@@ -19,13 +19,19 @@ from pathlib import Path
 
 from perpixel.data.synthetic import write_demo
 
-SETTINGS = ["--model", "unet", "-O", "width=4", "-O", "depth=3", "-O", "dropout=0.1", "--batch-size", "2"]
-SETTINGS += ["--crop", "64x64", "--epochs", "20"]
-CLI = [sys.executable, "-c", "from perpixel.apps.cli import main; main()"]
+# A checkpoint every 0.2 s, so that some kills fall into the writing of one.
+TRAIN = """
+import sys, perpixel
+options = {"width": 8, "depth": 3, "dropout": 0.1}
+perpixel.train(sys.argv[1], out=sys.argv[2], model="unet", options=options, batch_size=2, crop=(64, 64), epochs=60,
+               checkpoint_every_s=0.2)
+"""
+RESUME = "import sys, perpixel; perpixel.resume(sys.argv[1])"
 
 
-def start(*arguments: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([*CLI, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def start(code: str, *arguments: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def digest(run: Path) -> str:
@@ -37,9 +43,7 @@ def killed_run(data: Path, run: Path, rng: random.Random, kills: int, longest_s:
     hits = 0
     for _ in range(kills + 1):
         begun = (run / "config.json").is_file()
-        process = (
-            start("train", "--resume", str(run)) if begun else start("train", str(data), "--out", str(run), *SETTINGS)
-        )
+        process = start(RESUME, run) if begun else start(TRAIN, data, run)
         if hits + 1 <= kills:
             try:
                 process.wait(timeout=rng.uniform(0.2, longest_s))
@@ -65,7 +69,7 @@ def main() -> None:
         root = Path(folder)
         data = write_demo(root / "data", num_train=8, num_val=2, num_test=2, size=(96, 96))
         began = time.perf_counter()
-        if start("train", str(data), "--out", str(root / "whole"), *SETTINGS).wait() != 0:
+        if start(TRAIN, data, root / "whole").wait() != 0:
             raise SystemExit("the uninterrupted run failed")
         seconds = time.perf_counter() - began
         want, same, hits = digest(root / "whole"), 0, 0

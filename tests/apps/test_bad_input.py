@@ -16,7 +16,7 @@ from PIL import Image
 from perpixel.apps import api
 from perpixel.apps.cli import main
 from perpixel.data.synthetic import write_demo
-from perpixel.images import write_png
+from perpixel.images import read_image, write_png
 
 TINY = ["--epochs", "1", "--model", "unet", "-O", "width=2", "-O", "depth=2", "--crop", "32x32"]
 
@@ -99,7 +99,7 @@ def spoil_nan(data: Path) -> None:
     values = np.array(Image.open(image)).astype(np.float32)
     values[0, 0] = np.nan
     image.unlink()
-    tifffile.imwrite(image.with_suffix(".tif"), values)
+    tifffile.imwrite(image.with_suffix(".tif"), values, photometric="rgb")
 
 
 def spoil_classes(data: Path) -> None:
@@ -116,7 +116,7 @@ def spoil_bomb(data: Path) -> None:
 SPOILED: list[tuple[Callable[[Path], None], str]] = [
     (spoil_no_pairs, "mask"),
     (spoil_unmatched, "stranger"),
-    (spoil_size, "5x6"),
+    (spoil_size, "5 x 6"),
     (spoil_label, "77"),
     (spoil_truncated, "png"),
     (spoil_text, "png"),
@@ -203,7 +203,7 @@ def test_odd_sizes_are_predicted(run: Path, tmp_path: Path) -> None:
         write_png(folder / f"{name}.png", rng.integers(0, 255, size, dtype=np.uint8))
     assert main(["predict", str(run), str(folder), "--out", str(tmp_path / "out")]) == 0
     for name, (height, width) in sizes.items():
-        assert Image.open(tmp_path / "out" / f"{name}.png").size == (width, height)
+        assert read_image(tmp_path / "out" / f"{name}.png").shape[:2] == (height, width)
 
 
 def test_a_class_that_train_lacks_is_a_warning(broken: Path, tmp_path: Path) -> None:

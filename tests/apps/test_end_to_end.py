@@ -35,7 +35,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def readme_commands() -> list[list[str]]:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    lines = re.findall(r"^perpixel (.*)$", text, re.MULTILINE)
+    blocks = re.findall(r"^```(?:python)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = re.findall(r"^perpixel (.*)$", "".join(blocks), re.MULTILINE)
     return [line.split("#")[0].split() for line in lines]
 
 

@@ -15,6 +15,7 @@ from perpixel.apps import api
 from perpixel.engine.evaluate import choose_cases
 from perpixel.engine.semantic import spread
 from perpixel.errors import InputError
+from perpixel.images import read_image
 from perpixel.metrics import confusion_matrix
 
 
@@ -43,13 +44,13 @@ def test_what_is_written(run: Path) -> None:
     result = api.evaluate(run, split="test")
     assert result.path == run / "evaluation" / "test"
     assert json.loads((result.path / "scores.json").read_text()) == result.scores
-    rows = list(csv.DictReader((result.path / "per_image.csv").open()))
+    rows = list(csv.DictReader((result.path / "per_image.csv").read_text().splitlines()))
     assert [row["name"] for row in rows] == [f"test/test{i}" for i in range(4)] or len(rows) == 4
     for name, (low, high) in result.scores["intervals"].items():
         assert low <= result.scores["scores"][name] <= high
     for case in result.scores["cases"]:
-        sizes = {Image.open(result.path / file).size for file in case["files"].values()}
-        assert sizes == {(48, 40)}
+        sizes = {read_image(result.path / file).shape[:2] for file in case["files"].values()}
+        assert sizes == {(40, 48)}
         assert set(case["files"]) == {"image", "truth", "prediction", "error", "uncertainty"}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from perpixel.planning.facts import LabelFacts
 
 # Passes over the data below which a net from scratch has not learned much, so that a cheaper one does better.
-MIN_PASSES = 12.0
+MIN_PASSES = 14.0
 # Steps below which the same holds, however often a small set has been gone round.
 MIN_STEPS = 500.0
 SCALES = (1.0, 0.75, 0.5, 0.375, 0.25)

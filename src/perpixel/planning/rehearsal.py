@@ -13,7 +13,7 @@ from perpixel.models import create_model
 
 # Pixels of the image that steps are timed on: small enough to take a blink, large enough to be representative.
 SIDE = 192
-BATCH = 1
+BATCH = 2
 
 
 def seconds_per_megapixel(

@@ -115,6 +115,9 @@ def load(path: Path) -> CocoFile:
     _need_keys(path, "images", content["images"], ("id", "file_name", "width", "height"))
     _need_keys(path, "categories", content["categories"], ("id", "name"))
     _need_keys(path, "annotations", content["annotations"], ("image_id", "category_id", "segmentation"))
+    _need_numbers(path, "images", content["images"], ("id", "width", "height"))
+    _need_numbers(path, "categories", content["categories"], ("id",))
+    _need_numbers(path, "annotations", content["annotations"], ("image_id", "category_id"))
     categories = {int(entry["id"]): str(entry["name"]) for entry in content["categories"]}
     file = CocoFile(path, content["images"], categories)
     ids = Counter(entry["id"] for entry in file.images)
@@ -175,6 +178,19 @@ def _values(categories: dict[int, str]) -> dict[int, int]:
 def _table(categories: dict[int, str], value_of: dict[int, int]) -> ClassTable:
     rows = [("background", 0), *((name, value_of[number]) for number, name in categories.items())]
     return make_table(rows, ignore_values=(IGNORE_VALUE,))
+
+
+def _need_numbers(path: Path, name: str, entries: list[dict[str, Any]], keys: tuple[str, ...]) -> None:
+    """Ids and sizes must be whole numbers of a sane size; some exporters write ids as text."""
+    for index, entry in enumerate(entries):
+        for key in keys:
+            value = entry[key]
+            if isinstance(value, str) and value.isdecimal() and len(value) < 16:
+                value = entry[key] = int(value)
+            if isinstance(value, float) and value.is_integer():
+                value = entry[key] = int(value)
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
+                raise InputError(f"{path}: {key} of entry {index} in '{name}' is {value!r}: write a whole number from 0")
 
 
 def _samples(file: CocoFile, base: Path, value_of: dict[int, int]) -> list[Sample]:

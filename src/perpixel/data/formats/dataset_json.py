@@ -61,6 +61,8 @@ def _name_and_value(key: str, value: object, where: Path) -> tuple[str, int]:
         return value, int(key)
     if isinstance(value, bool) or not str(value).isdigit():
         raise InputError(f"{where}: label '{key}' has the value {value!r}: give each label one whole number")
+    if int(str(value)) >= 2**31:
+        raise InputError(f"{where}: label '{key}' has the value {value}, too large for a mask: mend it")
     return key, int(str(value))
 
 
