@@ -11,6 +11,7 @@ import numpy as np
 
 from perpixel.data.shapes import fill_polygon, fill_runs, read_run_text
 from perpixel.errors import InputError
+from perpixel.images import MAX_PIXELS
 from perpixel.labels import FileValue, RawMask, read_mask
 
 
@@ -140,6 +141,9 @@ class PolygonMask:
         return (self.source,)
 
     def read(self) -> RawMask:
+        height, width = self.size
+        if not 0 < height * width <= MAX_PIXELS:
+            raise InputError(f"{self.source}: gives image {self.image} {height}x{width} pixels: mend the size")
         values = np.zeros(self.size, dtype=np.uint16)
         for shape in self.shapes:
             values[self._region(shape)] = shape.value

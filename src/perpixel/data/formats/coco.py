@@ -190,7 +190,9 @@ def _need_numbers(path: Path, name: str, entries: list[dict[str, Any]], keys: tu
             if isinstance(value, float) and value.is_integer():
                 value = entry[key] = int(value)
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
-                raise InputError(f"{path}: {key} of entry {index} in '{name}' is {value!r}: write a whole number from 0")
+                raise InputError(
+                    f"{path}: {key} of entry {index} in '{name}' is {value!r}: write a whole number from 0"
+                )
 
 
 def _samples(file: CocoFile, base: Path, value_of: dict[int, int]) -> list[Sample]:

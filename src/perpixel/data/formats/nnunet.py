@@ -39,7 +39,10 @@ def read(root: Path, classes: ClassTable | None) -> Layout:
     dataset_json.refuse_volumes(root)
     content = dataset_json.load(root)
     layout = Layout({}, classes=classes or dataset_json.read_labels(content, root / "dataset.json"))
-    channels = len(content.get("channel_names") or content.get("modality") or {})
+    named = content.get("channel_names") or content.get("modality") or {}
+    if not isinstance(named, dict):
+        raise InputError(f'{root / "dataset.json"}: channel_names is {named!r}: write {{"0": "name", ...}}')
+    channels = len(named)
     layout.splits["train"] = _labelled(root / "imagesTr", root / "labelsTr", channels)
     if image_files(root / "labelsTs"):
         layout.splits["test"] = _labelled(root / "imagesTs", root / "labelsTs", channels)
