@@ -151,7 +151,7 @@ def _plan(config: TrainConfig, dataset: Dataset, check: CheckResult, machine: Ma
 def train_run(config: TrainConfig, *, out: str | os.PathLike[str] | None, began: float, on_event: OnEvent) -> Run:
     """Start a run in a new folder and see it through. With several devices the first process prepares for all."""
     fabric = launch(config, choose_precision(config, find_hardware(config.device)))
-    path, refusal, dataset = None, None, None
+    path, refusal, dataset = Path(), None, None
     if fabric.is_global_zero:
         try:
             name = f"{Path(config.data).resolve().stem}-{config.model}"
