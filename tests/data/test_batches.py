@@ -13,6 +13,7 @@ from perpixel.data.batches import BatchDraws, TrainingCrops, batches
 from perpixel.data.transforms import Augmentation
 from perpixel.files import write_json
 from perpixel.images import Normalisation, write_png
+from perpixel.models.valid_sizes import ValidSizes
 
 NORMALISATION = Normalisation((0.0,), (255.0,), (0.5,), (0.25,))
 
@@ -65,8 +66,10 @@ def test_each_pass_shows_every_image_once(dataset_folder: Path) -> None:
 
 
 def test_ranks_share_the_draws() -> None:
-    shares = [list(BatchDraws(batch_size=2, start_step=1, end_step=3, rank=rank, world_size=2)) for rank in (0, 1)]
-    assert shares == [[[4, 5], [8, 9]], [[6, 7], [10, 11]]]
+    shares = [
+        list(BatchDraws(batch_size=2, start_step=1, end_step=3, shrink=2, rank=rank, world_size=2)) for rank in (0, 1)
+    ]
+    assert shares == [[[(4, 2), (5, 2)], [(8, 2), (9, 2)]], [[(6, 2), (7, 2)], [(10, 2), (11, 2)]]]
 
 
 def test_layout_and_dtypes(dataset_folder: Path) -> None:
@@ -79,13 +82,13 @@ def test_layout_and_dtypes(dataset_folder: Path) -> None:
 def test_rare_share_finds_the_spot(dataset_folder: Path) -> None:
     def share(rare: float) -> float:
         drawn = crops(dataset_folder, rare_share=rare, crop=(8, 8), augmentation=Augmentation(flip_horizontal=False))
-        return float(np.mean([(drawn[draw][1] == 1).any() for draw in range(60)]))
+        return float(np.mean([(drawn[draw, 1][1] == 1).any() for draw in range(60)]))
 
     assert share(1.0) > 0.45 > share(0.0) + 0.15
 
 
 def test_margin_widens_the_image_only(dataset_folder: Path) -> None:
-    image, target, _ = crops(dataset_folder, margin=4)[0]
+    image, target, _ = crops(dataset_folder, margin=4)[0, 1]
     assert image.shape == (24, 24, 1) and target.shape == (16, 16)
 
 
@@ -94,3 +97,18 @@ def test_scale_and_cache(dataset_folder: Path) -> None:
     sizes = {drawn.source(index).label_map.shape for index in range(5)}
     assert sizes == {(15, 20)}
     assert len(drawn._cache) == 2
+
+
+def test_sizes_are_those_that_the_net_takes(dataset_folder: Path) -> None:
+    sizes = ValidSizes(pools=2)
+    image, target, _ = crops(dataset_folder, margin=sizes.margin, fit_size=sizes.fit_size)[0, 1]
+    sizes.check(*image.shape[:2])
+    assert [side - 2 * sizes.margin for side in image.shape[:2]] == list(target.shape) >= [16, 16]
+
+
+def test_coarse_draws_see_as_much_in_fewer_pixels(dataset_folder: Path) -> None:
+    drawn = crops(dataset_folder, crop=(30, 40), augmentation=Augmentation(flip_horizontal=False))
+    coarse, fine = drawn[1, 2], drawn[1, 1]
+    assert coarse[0].shape == (15, 20, 1) and fine[0].shape == (30, 40, 1)
+    assert np.abs(fine[1][::2, ::2].astype(int) - coarse[1]).mean() < 0.1
+    assert coarse[0].mean() == pytest.approx(fine[0].mean(), abs=0.05)

@@ -12,6 +12,7 @@ from perpixel.data import Fingerprint
 from perpixel.labels import ClassInfo, ClassTable
 from perpixel.planning import LabelFacts, Machine, Plan, label_facts, make_plan, seconds_per_megapixel
 from perpixel.planning.net import MIN_PASSES
+from perpixel.planning.rehearsal import SIDE
 
 ROADS = Fingerprint(
     format="pairs",
@@ -44,7 +45,7 @@ def plan(**changes: Any) -> Plan:
         "given": {},
         "budget_s": 600.0,
         "epochs": None,
-        "measure": lambda m, o: 2.2,
+        "measure": lambda model, options, side: 2.2 if side == SIDE else 4.4,
     }
     facts = changes.pop("facts", UPRIGHT)
     data = changes.pop("data", ROADS)
@@ -71,7 +72,10 @@ def test_passes_by_hand() -> None:
     made = plan()
     assert made["scale"] == 0.5
     assert 600 * 0.92 / (2.2 * 0.0432) / 367 > MIN_PASSES > 600 * 0.92 / (2.2 * 0.0655) / 367
-    assert made["steps"] == int(600 * 0.92 / (2.2 * 0.0432 * 4))
+    step_s = 2.2 * 0.0432 * 4
+    # Half the sides are a quarter of the pixels at twice the price: half a step.
+    assert made["coarse_steps"] == int(0.5 * 552 / (0.5 * step_s))
+    assert made["steps"] == made["coarse_steps"] + int((552 - made["coarse_steps"] * 0.5 * step_s) / step_s)
 
 
 def test_given_settings_stand() -> None:
@@ -90,7 +94,12 @@ def test_own_width_is_kept_and_only_the_scale_chosen() -> None:
 
 def test_epochs_fix_the_steps() -> None:
     made = plan(budget_s=None, epochs=3)
-    assert made["steps"] == -(-3 * 367 // 4) and made["budget_s"] is None and made["max_validation"] is None
+    assert (
+        made["steps"] == -(-3 * 367 // 4)
+        and made["coarse_steps"] == 0
+        and made["budget_s"] is None
+        and made["max_validation"] is None
+    )
 
 
 def test_an_upright_forbids_turns() -> None:

@@ -156,13 +156,15 @@ class ProgressPrinter:
             parts.append(f"mIoU {format_score(self.live_miou)}")
         if is_number(event.get("images_per_s")):
             parts.append(f"{format_rate(event['images_per_s'])} images/s")
-        left = self._seconds_left()
+        left = self._seconds_left(event)
         if left is not None:
             parts.append(f"{format_duration(left)} left")
         return "  ".join(parts)
 
-    def _seconds_left(self) -> float | None:
-        """From the pace of the last steps, validations between them included; None until there are three."""
+    def _seconds_left(self, event: Event) -> float | None:
+        """Of the budget where there is one; else from the pace of the last steps, None until there are three."""
+        if is_number(event.get("remaining_s")):
+            return float(event["remaining_s"])
         if len(self._step_times) < 3 or not self.total_steps:
             return None
         (first, begun), (last, now) = self._step_times[0], self._step_times[-1]

@@ -42,7 +42,15 @@ from perpixel.images import Normalisation
 from perpixel.inference.bundle import BundleConfig, save_bundle
 from perpixel.losses import class_weights, create_loss
 from perpixel.models import create_model
-from perpixel.planning import Machine, Plan, label_facts, make_plan, seconds_per_megapixel
+from perpixel.planning import (
+    COARSE_PROGRESS,
+    COARSE_SHARE,
+    Machine,
+    Plan,
+    label_facts,
+    make_plan,
+    seconds_per_megapixel,
+)
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -127,7 +135,7 @@ def _plan(config: TrainConfig, dataset: Dataset, check: CheckResult, machine: Ma
     samples = spread(dataset.split("train"), FACT_IMAGES)
     facts = label_facts([dataset.load_label_map(sample) for sample in samples], dataset.classes)
 
-    def measure(model: str, options: dict[str, Any]) -> float:
+    def measure(model: str, options: dict[str, Any], side: int) -> float:
         return seconds_per_megapixel(
             model,
             options,
@@ -135,6 +143,7 @@ def _plan(config: TrainConfig, dataset: Dataset, check: CheckResult, machine: Ma
             num_classes=dataset.classes.num_classes,
             device=machine.accelerator,
             precision=choose_precision(config, find_hardware(config.device)),
+            side=side,
         )
 
     return make_plan(
@@ -198,7 +207,7 @@ def _write_start(folder: RunFolder, config: TrainConfig, prepared: Prepared, *, 
     folder.write("check.json", prepared.check.to_json())
     folder.write("plan.json", {**plan.to_json(), "spent_s": round(spent_s, 2)})
     save_classes(dataset, folder.path / "classes.json")
-    folder.write_legs(Legs([Leg(0, plan["steps"], 0.0, "planned")]))
+    folder.write_legs(plan_legs(plan))
     overlay_sheet(dataset, folder.path / "check_sheet.png")
     absolute = {"data": str(Path(config.data).resolve()), "threads": torch.get_num_threads()}
     if config.classes is not None:
@@ -266,6 +275,15 @@ def _initial_model(config: TrainConfig, plan: Plan, dataset: Dataset) -> nn.Modu
         )
 
 
+def plan_legs(plan: Plan) -> Legs:
+    """The legs of a planned run: at half the working scale for the coarse steps, then at the working scale."""
+    coarse, steps = plan["coarse_steps"], plan["steps"]
+    if not coarse:
+        return Legs([Leg(0, steps, 0.0, "planned")])
+    first = Leg(0, coarse, 0.0, "planned", until=COARSE_PROGRESS, budget_share=COARSE_SHARE, shrink=2)
+    return Legs([first, Leg(coarse, steps, COARSE_PROGRESS, "planned")])
+
+
 def _recipe(config: TrainConfig, plan: Plan, *, spent_s: float, is_extended: bool) -> Recipe:
     # An extension is a number of steps: the first budget no longer binds.
     budget_s = None if is_extended else plan["budget_s"]
@@ -326,6 +344,7 @@ def _task(
     fabric: lightning_fabric.Fabric,
     on_event: OnEvent,
 ) -> SemanticTask:
+    valid = getattr(model, "valid_sizes", None)
     crops = TrainingCrops(
         dataset,
         dataset.split("train"),
@@ -335,6 +354,7 @@ def _task(
         seed=config.seed,
         scale=bundle_config.scale,
         margin=getattr(model, "margin", 0),
+        fit_size=None if valid is None else valid.fit_size,
         rare_share=plan["rare_share"],
         cache_bytes=int(find_hardware("cpu").memory_bytes * CACHE_SHARE) or 2**30,
     )
@@ -405,4 +425,4 @@ def extend_run(folder: RunFolder, extend: str) -> None:
         raise InputError(f"extend '{extend}': that is less than one step: give more")
     legs = folder.legs()
     start = legs.total_steps
-    folder.write_legs(legs.with_leg(Leg(start, start + steps, 0.0, f"extended by {text}")))
+    folder.write_legs(legs.with_legs(Leg(start, start + steps, 0.0, f"extended by {text}", decided=start)))

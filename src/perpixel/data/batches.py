@@ -7,7 +7,7 @@ and no generator state has to be saved.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,11 +74,14 @@ def scaled_size(size: tuple[int, ...], scale: float) -> tuple[int, int]:
 
 
 class TrainingCrops(TorchDataset):
-    """Draw number -> one augmented crop. Decoded images are kept in memory up to `cache_bytes`.
+    """(draw number, shrink) -> one augmented crop, at 1 / shrink of the working scale, with 1 / shrink of the sides.
+
+    Decoded images are kept in memory up to `cache_bytes`.
 
     Args:
         crop: (h, w) of every draw, in pixels at the working scale.
         margin: extra pixels of true context on each side of the image (not of the target), for valid-padding nets.
+        fit_size: the smallest input (h, w) of the net, no smaller than the given one; valid-padding nets have it.
         rare_share: share of draws whose crop is placed on a class drawn with equal chance from those in the image.
     """
 
@@ -93,12 +96,13 @@ class TrainingCrops(TorchDataset):
         seed: int,
         scale: float = 1.0,
         margin: int = 0,
+        fit_size: Callable[[tuple[int, int]], tuple[int, int]] | None = None,
         rare_share: float = 0.0,
         cache_bytes: int = 2**31,
     ) -> None:
         self.dataset, self.samples, self.crop, self.scale = dataset, samples, crop, scale
         self.normalisation, self.augmentation = normalisation, augmentation
-        self.seed, self.margin, self.rare_share = seed, margin, rare_share
+        self.seed, self.margin, self.fit_size, self.rare_share = seed, margin, fit_size, rare_share
         self.cache_bytes, self._cached_bytes = cache_bytes, 0
         self._cache: OrderedDict[int, Source] = OrderedDict()
         self._order: tuple[int, np.ndarray] | None = None
@@ -124,16 +128,22 @@ class TrainingCrops(TorchDataset):
             self._cache[index] = found
         return self._cache[index]
 
-    def __getitem__(self, draw: int) -> tuple[np.ndarray, np.ndarray, str]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, str]:
+        draw, shrink = key
         index = self.sample_of(draw)
         source = self.source(index)
         rng = np.random.default_rng([self.seed, 1, draw])
-        padded = self.crop[0] + 2 * self.margin, self.crop[1] + 2 * self.margin
+        around = 2 * self.margin
+        padded = max(1, self.crop[0] // shrink) + around, max(1, self.crop[1] // shrink) + around
+        if self.fit_size is not None:
+            padded = self.fit_size(padded)
         centre = None
         if source.centres and rng.random() < self.rare_share:
             places = source.centres[sorted(source.centres)[rng.integers(len(source.centres))]]
             centre = tuple(places[rng.integers(len(places))])
-        geometry = draw_geometry(rng, self.augmentation, source=source.label_map.shape, crop=padded, centre=centre)
+        geometry = draw_geometry(
+            rng, self.augmentation, source=source.label_map.shape, crop=padded, centre=centre, shrink=shrink
+        )
         image = warp(source.image, geometry, padded)
         target = warp(source.label_map, geometry, padded, nearest=True)
         if self.margin:
@@ -159,19 +169,21 @@ def collate(draws: list[tuple[np.ndarray, np.ndarray, str]]) -> Batch:
 
 
 class BatchDraws:
-    """Batch sampler: the draw numbers of each step from `start_step` on, the share of this rank only."""
+    """Batch sampler: the draws of each step from `start_step` on, the share of this rank only."""
 
-    def __init__(self, *, batch_size: int, start_step: int, end_step: int, rank: int = 0, world_size: int = 1) -> None:
-        self.batch_size, self.start_step, self.end_step = batch_size, start_step, end_step
+    def __init__(
+        self, *, batch_size: int, start_step: int, end_step: int, shrink: int = 1, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.batch_size, self.start_step, self.end_step, self.shrink = batch_size, start_step, end_step, shrink
         self.rank, self.world_size = rank, world_size
 
     def __len__(self) -> int:
         return max(0, self.end_step - self.start_step)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for step in range(self.start_step, self.end_step):
             first = (step * self.world_size + self.rank) * self.batch_size
-            yield list(range(first, first + self.batch_size))
+            yield [(draw, self.shrink) for draw in range(first, first + self.batch_size)]
 
 
 def batches(
@@ -180,13 +192,19 @@ def batches(
     batch_size: int,
     start_step: int,
     end_step: int,
+    shrink: int = 1,
     rank: int = 0,
     world_size: int = 1,
     num_workers: int = 0,
 ) -> Iterator[Batch]:
     """The batches of steps start_step..end_step-1, in order."""
     draws = BatchDraws(
-        batch_size=batch_size, start_step=start_step, end_step=end_step, rank=rank, world_size=world_size
+        batch_size=batch_size,
+        start_step=start_step,
+        end_step=end_step,
+        shrink=shrink,
+        rank=rank,
+        world_size=world_size,
     )
     loader: DataLoader = DataLoader(
         crops,

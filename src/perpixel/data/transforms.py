@@ -75,11 +75,13 @@ def draw_geometry(
     source: tuple[int, int],
     crop: tuple[int, int],
     centre: tuple[float, float] | None = None,
+    shrink: float = 1.0,
 ) -> Geometry:
     """Draw one warp from a `source` (H, W) image to a `crop` (h, w).
 
     Args:
         centre: (row, col) in the source that the crop must contain, jittered inside it; None draws the place uniformly.
+        shrink: source pixels for one pixel of the crop, before the drawn zoom.
     """
     a = augmentation
     zoom = float(np.exp(rng.uniform(*np.log(a.scale)))) if a.scale[0] != a.scale[1] else a.scale[0]
@@ -91,7 +93,7 @@ def draw_geometry(
     mirror_y = -1.0 if a.flip_vertical and rng.random() < 0.5 else 1.0
 
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    linear = turn @ np.diag([mirror_x / (zoom * np.sqrt(stretch)), mirror_y * np.sqrt(stretch) / zoom])
+    linear = turn @ np.diag([mirror_x / (zoom * np.sqrt(stretch)), mirror_y * np.sqrt(stretch) / zoom]) * shrink
     half = np.array([(crop[1] - 1) / 2, (crop[0] - 1) / 2])
     reach = np.abs(linear) @ (half + 0.5)  # half extent of the crop's bounding box in the source, (x, y)
     size = np.array([source[1], source[0]], float)
@@ -101,7 +103,7 @@ def draw_geometry(
         jitter = rng.uniform(-0.8, 0.8, 2) * reach
         middle = _keep_inside(np.array([centre[1], centre[0]], float) + jitter, size, reach)
     matrix = np.concatenate([linear, (middle - linear @ half)[:, None]], axis=1)
-    field = rng.normal(0, a.elastic_px, (3, 3, 2)) if a.elastic_px and rng.random() < 0.5 else None
+    field = rng.normal(0, a.elastic_px / shrink, (3, 3, 2)) if a.elastic_px and rng.random() < 0.5 else None
     return Geometry(matrix, field)
 
 

@@ -48,7 +48,7 @@ class AnyBatch(Protocol):
 class Task(Protocol):
     """What `fit` is trained for: it owns the batches, targets -> loss, and outputs -> scores."""
 
-    def batches(self, *, start_step: int, end_step: int, rank: int, world_size: int) -> Iterator[Any]:
+    def batches(self, *, start_step: int, end_step: int, shrink: int, rank: int, world_size: int) -> Iterator[Any]:
         """Batches of steps start_step..end_step-1."""
 
     def loss(self, outputs: Any, batch: Any) -> Tensor:
@@ -141,10 +141,13 @@ class Fit:
         state, rank, world_size = self.progress, self.fabric.global_rank, self.fabric.world_size
         clock = _Clock(state.elapsed_s)
         while state.step < self.legs.total_steps:
-            end_step = self.legs.total_steps
-            stream = self.task.batches(start_step=state.step, end_step=end_step, rank=rank, world_size=world_size)
-            # The stream ends with the steps that were planned when it began; a longer replan opens the next one.
-            while state.step < min(end_step, self.legs.total_steps):
+            leg = self.legs.at(state.step)
+            clock.start_leg(leg)
+            stream = self.task.batches(
+                start_step=state.step, end_step=leg.end, shrink=leg.shrink, rank=rank, world_size=world_size
+            )
+            # The stream ends with the leg as it was planned when it began; a longer replan opens the next one.
+            while state.step < min(leg.end, self.legs.total_steps) and self.legs.at(state.step).shrink == leg.shrink:
                 self._step(stream, clock)
                 if self._is_validation_due():
                     self._validate(clock)
@@ -214,7 +217,7 @@ class Fit:
     def _average_weights(self, step: int) -> None:
         if self.ema is None:
             return
-        horizon = max(5.0, self.recipe.ema_share * self.legs.total_steps)
+        horizon = max(5.0, self.recipe.ema_share * self.legs.course(step)[-1].end)
         # Early on the average follows quickly: an average over 1000 random first weights would be no use.
         decay = min(1 - 1 / horizon, (1 + step) / (10 + step))
         now = self.model.state_dict()
@@ -231,7 +234,9 @@ class Fit:
         return passed > math.floor(self.legs.progress(step - 1) * count + 1e-9)
 
     def _is_first_look(self) -> bool:
-        return self.recipe.budget_s is not None and self.progress.step == max(5, self.legs.total_steps // 25)
+        leg = self.legs.at(self.progress.step)
+        first = leg.start + max(5, (leg.end - leg.start) // 25)
+        return self.recipe.budget_s is not None and self.progress.step == first
 
     def _validate(self, clock: _Clock) -> None:
         self._check_losses()
@@ -269,19 +274,21 @@ class Fit:
         return True
 
     def _replan(self, clock: _Clock) -> None:
-        """Lengthen or shorten what remains so that it ends with the budget. Written down before it takes effect."""
+        """Lengthen or shorten what remains so that each leg ends in time. Written down before it takes effect."""
         state, budget = self.progress, self.recipe.budget_s
         if budget is None or state.step >= self.legs.total_steps or self.legs.is_decided_after(state.step):
             return
-        remaining_validations = math.ceil(self.recipe.validations * (1 - self.legs.progress(state.step)))
-        remaining_s = budget - clock.elapsed() - remaining_validations * clock.validation_s
-        planned = self.legs.total_steps - state.step
+        leg = self.legs.at(state.step)
+        if leg.shrink != clock.shrink:
+            return  # the times known are those of the leg that has just ended
+        remaining_validations = math.ceil(self.recipe.validations * (leg.until - self.legs.progress(state.step)))
+        remaining_s = leg.budget_share * budget - clock.elapsed() - remaining_validations * clock.validation_s
+        planned = leg.end - state.step
         possible = max(1, int(self.fabric.broadcast(remaining_s / clock.step_s())))
         if abs(possible - planned) <= max(REPLAN_LEAST_STEPS, REPLAN_TOLERANCE * planned):
             return
         reason = f"a step takes {clock.step_s():.3f} s: {possible} more steps fit the budget, not {planned}"
-        leg = Leg(state.step, state.step + possible, self.legs.progress(state.step), reason)
-        self.legs = self.legs.with_leg(leg)
+        self.legs = self.legs.replanned(state.step, possible, reason)
         if self.fabric.is_global_zero:
             self.folder.write_legs(self.legs)
         self._log({"kind": "replan", "step": state.step, "total_steps": self.legs.total_steps, "reason": reason})
@@ -329,7 +336,7 @@ class Fit:
         self._log({"kind": "end", "step": state.step, "score": state.best_score, "seconds": round(state.elapsed_s, 2)})
 
     def _report_step(self, loss: Tensor, images_per_s: float, clock: _Clock) -> None:
-        every = max(1, self.legs.total_steps // 1000)
+        every, budget = max(1, self.legs.total_steps // 1000), self.recipe.budget_s
         # Reading the loss waits for a GPU, so there it is read only when it is logged.
         is_read = self.fabric.device.type == "cpu" or self.progress.step % every == 0
         event = {
@@ -342,6 +349,7 @@ class Fit:
             "data_s": round(clock.last_data_s, 5),
             "step_s": round(clock.last_step_s, 5),
             "elapsed_s": round(self.progress.elapsed_s, 2),
+            "remaining_s": None if budget is None else round(max(0.0, budget - self.progress.elapsed_s), 2),
         }
         if self.progress.step % every == 0:
             self._log(event)
@@ -362,6 +370,7 @@ class _Clock:
         self.checkpoint_at = time.perf_counter()
         self.validation_s = 0.0
         self.last_step_s = self.last_data_s = 0.0
+        self.shrink = 1
         self._steps: list[float] = []
 
     def elapsed(self) -> float:
@@ -370,6 +379,11 @@ class _Clock:
     def add_step(self, step_s: float, data_s: float) -> None:
         self.last_step_s, self.last_data_s = step_s, data_s
         self._steps = [*self._steps[-199:], step_s]
+
+    def start_leg(self, leg: Leg) -> None:
+        """Steps at another scale take another time."""
+        if leg.shrink != self.shrink:
+            self.shrink, self._steps = leg.shrink, []
 
     def step_s(self) -> float:
         """Mean over the last steps, the very first ones (warming up) left out where there are others."""

@@ -53,12 +53,13 @@ class SemanticTask:
         self.num_workers, self.on_image = num_workers, on_image
         self.samples = spread(samples, max_validation)
 
-    def batches(self, *, start_step: int, end_step: int, rank: int, world_size: int) -> Iterator[Batch]:
+    def batches(self, *, start_step: int, end_step: int, shrink: int, rank: int, world_size: int) -> Iterator[Batch]:
         return batches(
             self.crops,
             batch_size=self.batch_size,
             start_step=start_step,
             end_step=end_step,
+            shrink=shrink,
             rank=rank,
             world_size=world_size,
             num_workers=self.num_workers,

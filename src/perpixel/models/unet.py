@@ -110,7 +110,7 @@ class UNet(nn.Module):
 
     def fit_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """The smallest (height, width) that the model takes and that is no smaller than `size`."""
-        return (self.valid_sizes.fit(size[0]), self.valid_sizes.fit(size[1])) if self.valid_sizes else size
+        return self.valid_sizes.fit_size(size) if self.valid_sizes else size
 
     def stages(self) -> dict[str, nn.Module]:
         """The parts that `describe` lists, in the paper's order."""

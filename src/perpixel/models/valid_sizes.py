@@ -43,6 +43,10 @@ class ValidSizes:
         least = max(size, 2 * self.margin + 1)
         return -(-(least - self.offset) // self.multiple) * self.multiple + self.offset
 
+    def fit_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The smallest valid (height, width) that is at least `size`."""
+        return self.fit(size[0]), self.fit(size[1])
+
     def check(self, height: int, width: int) -> None:
         """Refuse a size that some pooling would meet odd.
 

@@ -1,10 +1,12 @@
 """Fingerprint + clock + hardware -> plan, a reason for every line."""
 
 from perpixel.planning.facts import LabelFacts, label_facts
-from perpixel.planning.plan import DEFAULT_BUDGET_S, Line, Machine, Plan, make_plan
+from perpixel.planning.plan import COARSE_PROGRESS, COARSE_SHARE, DEFAULT_BUDGET_S, Line, Machine, Plan, make_plan
 from perpixel.planning.rehearsal import seconds_per_megapixel
 
 __all__ = [
+    "COARSE_PROGRESS",
+    "COARSE_SHARE",
     "DEFAULT_BUDGET_S",
     "LabelFacts",
     "Line",

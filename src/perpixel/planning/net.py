@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from perpixel.planning.facts import LabelFacts
+from perpixel.planning.rehearsal import SIDE
 
 # Passes over the data below which a net from scratch has not learned much, so that a cheaper one does better.
 MIN_PASSES = 14.0
@@ -34,7 +35,8 @@ LADDER: tuple[Candidate, ...] = (
     *(Candidate(LIGHT_UNET, scale) for scale in SCALES),
 )
 
-Measure = Callable[[str, dict[str, Any]], float]
+# (model, options, side of the crops) -> seconds of training per megapixel.
+Measure = Callable[[str, dict[str, Any], int], float]
 
 
 @dataclass
@@ -42,7 +44,7 @@ class Costs:
     """Seconds of training per megapixel, measured once for each net.
 
     Attributes:
-        measure: (model, options) -> seconds per megapixel.
+        measure: (model, options, side) -> seconds per megapixel of crops of side x side.
         size: (H, W) median image.
         most_pixels: largest crop.
         images: training images.
@@ -60,11 +62,15 @@ class Costs:
     batch_size: int
     known: dict[str, float] = field(default_factory=dict)
 
-    def megapixel_s(self, model: str, options: dict[str, Any]) -> float:
-        key = f"{model} {sorted(options.items())}"
+    def megapixel_s(self, model: str, options: dict[str, Any], side: int = SIDE) -> float:
+        key = f"{model} {sorted(options.items())} {side}"
         if key not in self.known:
-            self.known[key] = self.measure(model, options)
+            self.known[key] = self.measure(model, options, side)
         return self.known[key]
+
+    def coarse_share(self, model: str, options: dict[str, Any]) -> float:
+        """What a crop of half the sides costs of a whole one."""
+        return self.megapixel_s(model, options, SIDE // 2) / self.megapixel_s(model, options) / 4
 
     def steps(self, model: str, candidate: Candidate) -> float:
         """How many steps fit the budget."""

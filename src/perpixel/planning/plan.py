@@ -25,6 +25,9 @@ CROP_PIXELS = {"cpu": 256**2, "cuda": 768**2, "mps": 512**2}
 BATCH_SIZES = {"cpu": 4, "cuda": 8, "mps": 8}
 # Imbalance from which classes are weighted.
 IMBALANCED = 10.0
+# Steps at half the working scale come first: their share of the time, how far the schedule gets in it (further than the
+# clock: what is left to learn at full scale needs lower rates), and the smallest side of their crops.
+COARSE_SHARE, COARSE_PROGRESS, MIN_COARSE_SIDE = 0.5, 0.65, 64
 # A prediction costs about a third of a training step, plus reading and scoring the image.
 PREDICTION_SHARE, PREDICTION_S = 0.4, 0.02
 
@@ -105,7 +108,7 @@ def make_plan(
     Args:
         given: settings that the user chose, by name of the line.
         budget_s: seconds for training; DEFAULT_BUDGET_S where neither this nor `epochs` is given.
-        measure: (model, options) -> seconds of training per megapixel on this machine.
+        measure: (model, options, side) -> seconds of training per megapixel of such crops on this machine.
     """
     if budget_s is None and epochs is None:
         budget_s = DEFAULT_BUDGET_S
@@ -129,9 +132,9 @@ def make_plan(
     crop, batch_size = _plan_crops(draft, machine, costs, scale)
     _plan_learning(draft, fingerprint)
     _plan_changes(draft, fingerprint, facts)
-    _plan_length(
-        draft, costs, epochs, image_s=_image_s(costs, model, options, crop, epochs), batch_size=batch_size, scale=scale
-    )
+    image_s = _image_s(costs, model, options, crop, epochs)
+    coarse_s = None if image_s is None else image_s * costs.coarse_share(model, options)
+    _plan_length(draft, costs, epochs, image_s=image_s, coarse_s=coarse_s, batch_size=batch_size, scale=scale)
     side = int(math.sqrt(TILE_PIXELS[machine.accelerator]))
     draft.add("tile", [side, side], "larger images are predicted in overlapping windows of this size")
     return Plan(tuple(draft.lines))
@@ -240,15 +243,25 @@ def _image_s(costs: Costs, model: str, options: dict[str, Any], crop: list[int],
 
 
 def _plan_length(
-    draft: Draft, costs: Costs, epochs: int | None, *, image_s: float | None, batch_size: int, scale: float
+    draft: Draft,
+    costs: Costs,
+    epochs: int | None,
+    *,
+    image_s: float | None,
+    coarse_s: float | None,
+    batch_size: int,
+    scale: float,
 ) -> None:
     batch = batch_size * costs.devices
     if epochs is not None:
         steps = max(1, math.ceil(epochs * costs.images / batch))
+        draft.add("coarse_steps", 0, "all steps at the working scale")
         draft.add("steps", steps, f"{epochs} epochs of {costs.images} images in batches of {batch}")
     else:
-        assert image_s is not None and costs.training_s is not None
-        steps = max(1, int(costs.training_s / (image_s * batch_size)))
+        assert image_s is not None and coarse_s is not None and costs.training_s is not None
+        coarse = _plan_coarse_steps(draft, costs.training_s, coarse_s * batch_size, coarse_s / image_s)
+        fine_s = costs.training_s - coarse * coarse_s * batch_size
+        steps = coarse + max(1, int(fine_s / (image_s * batch_size)))
         draft.add("steps", steps, f"{image_s:.3f} s an image was measured; corrected while training")
     count = draft.add(
         "validations", max(1, min(10, steps // 20)), "enough to draw a curve and to choose the best weights"
@@ -259,6 +272,15 @@ def _plan_length(
         most = max(4, int(costs.training_s * VALIDATION_SHARE / count / (shown + PREDICTION_S)))
         why = f"{VALIDATION_SHARE:.0%} of the budget is for looking"
     draft.add("max_validation", most, why)
+
+
+def _plan_coarse_steps(draft: Draft, training_s: float, step_s: float, share: float) -> int:
+    """Steps of the coarse phase; none where half the crop would be too small to see anything."""
+    crop = next(line.value for line in draft.lines if line.setting == "crop")
+    if min(crop) < 2 * MIN_COARSE_SIDE:
+        return int(draft.add("coarse_steps", 0, "crops are too small to be halved"))
+    why = f"first steps see half the scale: such a step takes {share:.0%} of a whole one, so the data pass more often"
+    return int(draft.add("coarse_steps", int(COARSE_SHARE * training_s / step_s), why))
 
 
 def _megapixels(size: tuple[int, int], scale: float) -> float:
