@@ -42,7 +42,7 @@ class Crops:
         self.crops, self.samples = crops, ()
         self.criterion = create_loss("ce", ignore_index=255)
 
-    def batches(self, *, start_step: int, end_step: int, rank: int, world_size: int) -> Any:
+    def batches(self, *, start_step: int, end_step: int, shrink: int, rank: int, world_size: int) -> Any:
         return batches(self.crops, batch_size=BATCH, start_step=start_step, end_step=end_step)
 
     def loss(self, outputs: Any, batch: Any) -> torch.Tensor:
@@ -124,7 +124,7 @@ def main() -> None:
         our_steps(fit, folder, 1)
         twin = net().to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         twin_optimizer = torch.optim.AdamW(twin.parameters(), 1e-3, fused=True)
-        batch = next(task.batches(start_step=0, end_step=1, rank=0, world_size=1))
+        batch = next(task.batches(start_step=0, end_step=1, shrink=1, rank=0, world_size=1))
         times: dict[str, list[float]] = {"plain": [], "ours": [], "bare": []}
         data_s: list[float] = []
         for _ in range(options.rounds):

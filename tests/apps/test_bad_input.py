@@ -168,8 +168,12 @@ def test_wrong_settings(
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-def test_missing_places(cells: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_places(
+    cells: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     assert "nowhere" in refused(capsys, "train", tmp_path / "nowhere")
+    assert not (tmp_path / "runs").exists()
     assert "nowhere" in refused(capsys, "check", tmp_path / "nowhere")
     assert "nowhere" in refused(capsys, "train", "--resume", tmp_path / "nowhere")
     assert "not a run folder" in refused(capsys, "train", "--resume", cells)

@@ -17,9 +17,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from perpixel.apps import api
-from perpixel.engine.fit import NonFiniteLossError
+from perpixel.apps import api, training
+from perpixel.data.batches import TrainingCrops
+from perpixel.engine.fit import Fit, NonFiniteLossError
 from perpixel.engine.interrupts import Interrupted
+from perpixel.engine.schedules import Leg, Legs
 from perpixel.errors import InputError
 from perpixel.losses import CrossEntropy
 
@@ -64,6 +66,45 @@ def test_resume_after_a_signal_ends_in_the_same_bits(
     assert_same_bits(tmp_path / "whole", tmp_path / "cut")
     steps = [event["step"] for event in log(tmp_path / "cut") if event["kind"] == "step"]
     assert steps == list(range(1, 10))
+
+
+def test_resume_follows_legs_and_decisions(
+    shapes: Path, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half the scale first, and longer than planned: decided at step 3, known to the run that is resumed at step 1."""
+    planned = Legs([Leg(0, 4, 0.0, "planned", until=0.5, shrink=2), Leg(4, 9, 0.5, "planned")])
+    monkeypatch.setattr(training, "plan_legs", lambda plan: planned)
+    monkeypatch.setattr(Fit, "_is_first_look", lambda self: self.progress.step == 3)
+
+    def replan(self: Fit, clock: Any) -> None:
+        if self.progress.step == 3 and not self.legs.is_decided_after(2):
+            self.legs = self.legs.replanned(3, 3, "faster")
+            self.folder.write_legs(self.legs)
+
+    monkeypatch.setattr(Fit, "_replan", replan)
+    sides = []
+    draw = TrainingCrops.__getitem__
+
+    def watched(self: TrainingCrops, key: tuple[int, int]) -> Any:
+        drawn = draw(self, key)
+        sides.append(drawn[1].shape[0])
+        return drawn
+
+    monkeypatch.setattr(TrainingCrops, "__getitem__", watched)
+    api.train(shapes, epochs=3, out=tmp_path / "whole", **tiny)
+    assert sides == [20] * 2 * 6 + [40] * 2 * 15
+    for stop_at in (1, 5, 6, 10):
+
+        def interrupt(event: dict[str, Any], stop_at: int = stop_at) -> None:
+            if event["kind"] == "step" and event["step"] == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        cut = tmp_path / f"cut{stop_at}"
+        with pytest.raises(Interrupted):
+            api.train(shapes, epochs=3, out=cut, on_event=interrupt, **tiny)
+        (cut / "legs.json").write_bytes((tmp_path / "whole" / "legs.json").read_bytes())
+        api.resume(cut)
+        assert_same_bits(tmp_path / "whole", cut)
 
 
 def test_resume_of_a_finished_run_changes_nothing(shapes: Path, tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -92,6 +92,30 @@ def test_tta_of_a_symmetric_net_changes_nothing() -> None:
     assert np.array_equal(predictor.predict(image, tta=True).label_map, predictor.predict(image).label_map)
 
 
+class Ramp(nn.Module):
+    """Class 1 towards the right and the bottom, more to the right."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        height, width = image.shape[-2:]
+        right, down = torch.linspace(-2, 2, width)[None, :], torch.linspace(-1, 1, height)[:, None]
+        second = (right + down).expand(image.shape[0], 1, height, width)
+        return torch.cat([-second, second], 1)
+
+
+@pytest.mark.parametrize("mirrors", [["horizontal"], ["vertical"], ["horizontal", "vertical"]])
+def test_tta_averages_over_the_mirrors_of_training(mirrors: list[str]) -> None:
+    predictor = Predictor(Ramp(), replace(CONFIG, training={"mirrors": mirrors}))
+    probs = predictor.predict(picture(20, 20), tta=True, probs=True).probs
+    assert probs is not None
+    for axis, way in ((2, "horizontal"), (1, "vertical")):
+        assert np.allclose(probs, np.flip(probs, axis), atol=1e-6) == (way in mirrors)
+
+
+def test_tta_without_mirrors_in_training_is_refused() -> None:
+    with pytest.raises(InputError, match="trained without mirror images"):
+        Predictor(Ramp(), replace(CONFIG, training={"mirrors": []})).predict(picture(8, 8), tta=True)
+
+
 def test_valid_padding_is_mirrored_away() -> None:
     torch.manual_seed(0)
     model = create_model("unet_valid", in_channels=1, num_classes=2, width=2)

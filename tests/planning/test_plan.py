@@ -11,7 +11,7 @@ import pytest
 from perpixel.data import Fingerprint
 from perpixel.labels import ClassInfo, ClassTable
 from perpixel.planning import LabelFacts, Machine, Plan, label_facts, make_plan, seconds_per_megapixel
-from perpixel.planning.net import MIN_PASSES
+from perpixel.planning.net import MIN_PASSES, Candidate, Costs
 from perpixel.planning.rehearsal import SIDE
 
 ROADS = Fingerprint(
@@ -92,6 +92,19 @@ def test_own_width_is_kept_and_only_the_scale_chosen() -> None:
     assert made["options"] == {"width": 16} and made["scale"] == 0.5
 
 
+def test_weights_without_a_backbone_get_one() -> None:
+    made = plan(given={"model": "unet", "options": {"weights": "imagenet"}})
+    assert made["options"] == {"encoder": "resnet34", "weights": "imagenet"}
+
+
+def test_passes_count_pixels() -> None:
+    # At full size crops of 256x256 show 0.38 of an image of 480x360.
+    costs = Costs(lambda *_: 1.0, (360, 480), 256**2, images=10, training_s=65.536, devices=1, batch_size=4)
+    assert costs.steps("unet", Candidate({}, 1.0)) == pytest.approx(250)
+    assert costs.passes("unet", Candidate({}, 1.0)) == pytest.approx(100 * 65536 / 172800)
+    assert costs.passes("unet", Candidate({}, 0.5)) == pytest.approx(65.536 / 0.0432 / 10)
+
+
 def test_epochs_fix_the_steps() -> None:
     made = plan(budget_s=None, epochs=3)
     assert (
@@ -106,6 +119,14 @@ def test_an_upright_forbids_turns() -> None:
     road, cells = plan().augmentation(), plan(facts=ROUND).augmentation()
     assert not road.flip_vertical and not road.quarter_turns and road.flip_horizontal and road.elastic_px == 0
     assert cells.flip_vertical and cells.quarter_turns and cells.elastic_px > 0
+
+
+def test_an_offset_forbids_the_mirrors_that_hide_it() -> None:
+    made = plan(facts=replace(ROUND, offset=(-0.5, 0.1), offset_cost=(0.05, 0.005)))
+    changes = made.augmentation()
+    assert not changes.flip_vertical and not changes.quarter_turns and changes.flip_horizontal
+    line = next(line for line in made.lines if line.setting == "augmentation")
+    assert "labels lie 0.5 px above the edges" in line.reason and "right of" not in line.reason
 
 
 def test_precision_follows_the_machine() -> None:
@@ -131,12 +152,12 @@ def test_label_facts_by_hand() -> None:
     table = ClassTable((ClassInfo("a", (0, 0, 0), (0,)), ClassInfo("b", (9, 9, 9), (1,))))
     halves = np.zeros((40, 40), np.uint8)
     halves[20:] = 1
-    facts = label_facts([halves], table)
+    facts = label_facts([halves], [halves], table)
     assert facts.vertical == 1.0 and facts.horizontal == 0.0
     assert facts.ceiling[0.5] == 1.0
     stripes = np.zeros((40, 40), np.uint8)
     stripes[:, ::2] = 1  # one pixel wide: gone at half scale
-    assert label_facts([stripes], table).ceiling[0.5] < 0.6
+    assert label_facts([stripes], [stripes], table).ceiling[0.5] < 0.6
 
 
 def test_rehearsal_measures_something() -> None:

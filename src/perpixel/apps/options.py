@@ -175,7 +175,7 @@ Tensorboard = Annotated[
     bool | None, typer.Option("--tensorboard", help="Also log for TensorBoard.", rich_help_panel=MACHINE_PANEL)
 ]
 Augment = Annotated[
-    bool, typer.Option("--tta", help="Average over the image and its mirror image: slower, a little better.")
+    bool, typer.Option("--tta", help="Average over mirror images of the kinds trained with: slower, a little better.")
 ]
 
 DATA_SETTINGS = ("format", "classes", "splits", "group", "ignore_values", "snap")

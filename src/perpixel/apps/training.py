@@ -39,6 +39,7 @@ from perpixel.engine.tensorboard import tensorboard_sink
 from perpixel.errors import InputError, did_you_mean
 from perpixel.files import read_json
 from perpixel.images import Normalisation
+from perpixel.inference import MIRRORS
 from perpixel.inference.bundle import BundleConfig, save_bundle
 from perpixel.losses import class_weights, create_loss
 from perpixel.models import create_model
@@ -133,7 +134,8 @@ def check_names(config: TrainConfig) -> None:
 
 def _plan(config: TrainConfig, dataset: Dataset, check: CheckResult, machine: Machine) -> Plan:
     samples = spread(dataset.split("train"), FACT_IMAGES)
-    facts = label_facts([dataset.load_label_map(sample) for sample in samples], dataset.classes)
+    images, label_maps = zip(*(dataset.load(sample) for sample in samples))
+    facts = label_facts(images, label_maps, dataset.classes)
 
     def measure(model: str, options: dict[str, Any], side: int) -> float:
         return seconds_per_megapixel(
@@ -162,13 +164,16 @@ def train_run(config: TrainConfig, *, out: str | os.PathLike[str] | None, began:
     fabric = launch(config, choose_precision(config, find_hardware(config.device)))
     path, refusal, dataset = Path(), None, None
     if fabric.is_global_zero:
+        name = f"{Path(config.data).resolve().stem}-{config.model}"
+        folder = RunFolder(Path(out) if out is not None else new_run_path("runs", name))
         try:
-            name = f"{Path(config.data).resolve().stem}-{config.model}"
-            folder = RunFolder(Path(out) if out is not None else new_run_path("runs", name)).create()
+            # Made before the data are read: a place that cannot be written is found at once.
+            folder.create()
             prepared = prepare_run(config, on_event=on_event)
             _write_start(folder, config, prepared, spent_s=time.perf_counter() - began)
             path, dataset = folder.path, prepared.dataset
         except InputError as error:
+            folder.discard()
             refusal = str(error)
     # The others must hear of a refusal too, or they would wait for ever.
     path, refusal = fabric.broadcast((path, refusal))
@@ -319,6 +324,7 @@ def _bundle_config(folder: RunFolder, config: TrainConfig, plan: Plan, dataset: 
             "epochs": config.epochs,
             "loss": plan["loss"],
             "class_weights": plan["class_weights"],
+            "mirrors": [way for way in MIRRORS if plan["augmentation"][f"flip_{way}"]],
         },
         data={
             "name": Path(config.data).name,

@@ -19,7 +19,6 @@ from perpixel.data.dataset import Dataset
 from perpixel.data.sample import Sample
 from perpixel.data.transforms import Augmentation, draw_colour, draw_geometry, recolour, warp
 from perpixel.images import Normalisation, resize_image
-from perpixel.labels import resize_label_map
 
 # Pixels remembered per class and image, as possible centres of crops for rare classes.
 CENTRES_PER_CLASS = 32
@@ -42,29 +41,32 @@ class Batch:
 
 @dataclass
 class Source:
-    """One decoded training image at working scale, with what drawing crops needs."""
+    """One decoded training image at working scale, with what drawing crops needs.
 
-    image: np.ndarray  # (H, W, C) raw values
+    The label map keeps its own size: reduced first and warped then, it would be rounded twice, and at half the scale
+    every label would lie half a pixel off, since no pixel is nearest to a corner where four meet.
+    """
+
+    image: np.ndarray  # (h, w, C) raw values
     label_map: np.ndarray  # (H, W)
     low: np.ndarray  # (C,)
     high: np.ndarray
-    centres: dict[int, np.ndarray]  # class -> (n, 2) rows and columns
+    centres: dict[int, np.ndarray]  # class -> (n, 2) rows and columns at working scale
 
 
 def load_source(dataset: Dataset, sample: Sample, *, scale: float, normalisation: Normalisation) -> Source:
-    """Read one sample and bring it to the working scale (label maps by nearest neighbour)."""
+    """Read one sample and bring its image to the working scale."""
     image, label_map = dataset.load_image(sample), dataset.load_label_map(sample)
     if scale != 1.0:
-        size = scaled_size(image.shape[:2], scale)
-        image, label_map = resize_image(image, size), resize_label_map(label_map, size)
+        image = resize_image(image, scaled_size(image.shape[:2], scale))
     low, high = normalisation.limits(image)
     rng = np.random.default_rng(0)
-    centres = {}
+    centres, factor = {}, np.array(image.shape[:2]) / label_map.shape
     for value in np.unique(label_map):
         if value < dataset.classes.num_classes:
             places = np.flatnonzero(label_map == value)
             chosen = rng.choice(places, min(CENTRES_PER_CLASS, len(places)), replace=False)
-            centres[int(value)] = np.stack(np.unravel_index(chosen, label_map.shape), axis=1)
+            centres[int(value)] = (np.stack(np.unravel_index(chosen, label_map.shape), axis=1) + 0.5) * factor - 0.5
     return Source(image, label_map, np.asarray(low, float), np.asarray(high, float), centres)
 
 
@@ -142,10 +144,12 @@ class TrainingCrops(TorchDataset):
             places = source.centres[sorted(source.centres)[rng.integers(len(source.centres))]]
             centre = tuple(places[rng.integers(len(places))])
         geometry = draw_geometry(
-            rng, self.augmentation, source=source.label_map.shape, crop=padded, centre=centre, shrink=shrink
+            rng, self.augmentation, source=source.image.shape[:2], crop=padded, centre=centre, shrink=shrink
         )
         image = warp(source.image, geometry, padded)
-        target = warp(source.label_map, geometry, padded, nearest=True)
+        target = warp(
+            source.label_map, geometry.on(source.image.shape[:2], source.label_map.shape), padded, nearest=True
+        )
         if self.margin:
             target = target[self.margin : -self.margin, self.margin : -self.margin]
         colour = draw_colour(rng, self.augmentation, image.shape[2])

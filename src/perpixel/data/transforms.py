@@ -29,7 +29,7 @@ class Augmentation:
         saturation: mix with the grey image, factor in 1-s..1+s; three channels only.
         gamma: exponent, log-uniform in 1/(1+g)..1+g.
         noise: standard deviation of added Gaussian noise, uniform in 0..n, units of the value range.
-        elastic_px: standard deviation in pixels of displacements on a coarse 3x3 grid, bicubic between
+        elastic_px: standard deviation in source pixels of displacements on a coarse 3x3 grid, bicubic between
             (Ronneberger et al. 2015), applied to half of the samples.
     """
 
@@ -52,10 +52,19 @@ NO_AUGMENTATION = Augmentation(flip_horizontal=False)
 
 @dataclass(frozen=True)
 class Geometry:
-    """One drawn warp: `matrix` (2, 3) maps output (x, y) to source (x, y); `field` (3, 3, 2) px or None."""
+    """One drawn warp: `matrix` (2, 3) maps output (x, y) to source (x, y); `field` (3, 3, 2) source px or None."""
 
     matrix: np.ndarray
     field: np.ndarray | None
+
+    def on(self, source: tuple[int, ...], other: tuple[int, ...]) -> Geometry:
+        """The same warp of a map that shows the (H, W) `source` in the size `other`; centres of pixels correspond."""
+        if tuple(source) == tuple(other):
+            return self
+        factor = np.array([other[1] / source[1], other[0] / source[0]])
+        matrix = self.matrix * factor[:, None]
+        matrix[:, 2] += (factor - 1) / 2
+        return Geometry(matrix, None if self.field is None else self.field * factor)
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,7 @@ def draw_geometry(
         jitter = rng.uniform(-0.8, 0.8, 2) * reach
         middle = _keep_inside(np.array([centre[1], centre[0]], float) + jitter, size, reach)
     matrix = np.concatenate([linear, (middle - linear @ half)[:, None]], axis=1)
-    field = rng.normal(0, a.elastic_px / shrink, (3, 3, 2)) if a.elastic_px and rng.random() < 0.5 else None
+    field = rng.normal(0, a.elastic_px, (3, 3, 2)) if a.elastic_px and rng.random() < 0.5 else None
     return Geometry(matrix, field)
 
 

@@ -56,6 +56,8 @@ def evaluate_split(
     """
     check_classes(predictor.config.classes, dataset)
     samples = dataset.split(split)
+    if tta:
+        predictor.mirrors()  # refuses before anything is written
     folder = _empty_folder(Path(out))
     began = time.perf_counter()
     matrices, pixels = _predict_all(predictor, dataset, samples, tta, on_image)

@@ -23,6 +23,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.made: list[Path] = []
 
     @property
     def last(self) -> Path:
@@ -54,8 +55,18 @@ class RunFolder:
             raise InputError(
                 f"{self.path}: a run is here already: continue it with --resume {self.path}, or choose another --out"
             )
-        make_folder(self.path / "checkpoints")
+        checkpoints = self.path / "checkpoints"
+        self.made = [place for place in (checkpoints, self.path, self.path.parent) if not place.exists()]
+        make_folder(checkpoints)
         return self
+
+    def discard(self) -> None:
+        """Take back what `create` made, unless something is in it by now."""
+        for place in self.made:
+            try:
+                place.rmdir()
+            except OSError:
+                return
 
     def open(self) -> RunFolder:
         """Check that this is a run.

@@ -44,6 +44,8 @@ def predict_files(
     Raises:
         InputError: two images with one name, results of another model in `out`, unreadable or unwritable files.
     """
+    if tta:
+        predictor.mirrors()  # refuses before anything is written
     folder = make_folder(out)
     names = result_names(images)
     _refuse_own_inputs(images, names, folder)

@@ -21,6 +21,8 @@ from perpixel.labels import ClassTable, colourise
 
 # Share of a window shared with its neighbour on each side, before Gaussian blending.
 OVERLAP = 0.25
+# Axes of (..., H, W) that a mirror image turns round.
+MIRRORS = {"horizontal": -1, "vertical": -2}
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,10 @@ class Predictor:
             image: a file, or (H, W, C) / (H, W) of the value range that the training images had.
             probs: also return probabilities, (K, H, W) float32.
             uncertainty: also return the entropy map.
-            tta: average over the image and its mirror image.
+            tta: average over the image and its mirror images, those of the kinds that the model was trained with.
             on_tile: called with (done, total) windows.
         Raises:
-            InputError: unreadable file, wrong number of channels, not an image array.
+            InputError: unreadable file, wrong number of channels, not an image array; tta without such training.
         """
         array = self._as_image(image)
         tensor = torch.from_numpy(_torch_ready(array)).permute(2, 0, 1)[None]
@@ -137,6 +139,7 @@ class Predictor:
 
     def _runner(self, limits: tuple[np.ndarray, np.ndarray], tta: bool) -> Callable[[Tensor], Tensor]:
         config, device = self.config, self.device
+        views = self.mirrors() if tta else []
         shape = (1, -1, 1, 1)
         low = torch.as_tensor(np.asarray(limits[0], np.float32), device=device).view(shape)
         high = torch.as_tensor(np.asarray(limits[1], np.float32), device=device).view(shape)
@@ -148,12 +151,27 @@ class Predictor:
         def run(window: Tensor) -> Tensor:
             image = window.to(device).float() * factor + offset
             logits = self._logits(image)
-            if tta:
-                mirrored = self._logits(image.flip(-1)).flip(-1)
-                logits = torch.logaddexp(logits.log_softmax(1), mirrored.log_softmax(1))
+            if views:
+                mirrored = [self._logits(image.flip(axes)).flip(axes).log_softmax(1) for axes in views]
+                logits = torch.stack([logits.log_softmax(1), *mirrored]).logsumexp(0)
             return logits
 
         return run
+
+    def mirrors(self) -> list[tuple[int, ...]]:
+        """Axes to flip for each mirror image that test-time augmentation averages over.
+
+        Raises:
+            InputError: the model was trained without mirror images.
+        """
+        ways = self.config.training.get("mirrors", ["horizontal"])
+        axes = [MIRRORS[way] for way in ways if way in MIRRORS]
+        if not axes:
+            raise InputError(
+                "tta: this model was trained without mirror images, so averaging over them would make it worse: leave "
+                "it out"
+            )
+        return [(axis,) for axis in axes] + ([tuple(axes)] if len(axes) > 1 else [])
 
     @torch.inference_mode()
     def _logits(self, image: Tensor) -> Tensor:

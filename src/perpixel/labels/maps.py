@@ -8,7 +8,10 @@ from scipy import ndimage
 
 
 def resize_label_map(label_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) -> `size` by nearest neighbour, pixel centres aligned."""
+    """(H, W) -> `size` by nearest neighbour, pixel centres aligned.
+
+    At an even factor no pixel is nearest to the new centre; the one below and right of it is taken, half a pixel off.
+    """
     if label_map.shape == tuple(size):
         return label_map
     if label_map.dtype not in (np.uint8, np.uint16):

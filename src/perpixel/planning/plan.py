@@ -17,6 +17,8 @@ DEFAULT_BUDGET_S = 600.0
 # Shares of the budget that are not training steps.
 VALIDATION_SHARE = 0.06
 RESERVE_SHARE = 0.02
+# mIoU that an unknown offset of the labels may cost before images are no longer mirrored.
+OFFSET_COST = 0.015
 # Classes spread so differently over the halves of the image (total variation) mean that it has an upright.
 UPRIGHT = 0.12
 # Pixels of the largest window that is predicted in one piece, and of the largest training crop.
@@ -214,10 +216,11 @@ def _plan_learning(draft: Draft, data: Fingerprint) -> None:
 def _plan_changes(draft: Draft, data: Fingerprint, facts: LabelFacts) -> None:
     colour = data.channels == 3
     upright, lopsided = facts.vertical > UPRIGHT, facts.horizontal > UPRIGHT
+    below, beside = (cost > OFFSET_COST for cost in facts.offset_cost)
     ranges = Augmentation(
-        flip_horizontal=not lopsided,
-        flip_vertical=not upright,
-        quarter_turns=not upright and not lopsided,
+        flip_horizontal=not (lopsided or beside),
+        flip_vertical=not (upright or below),
+        quarter_turns=not (upright or lopsided or below or beside),
         rotate_degrees=5.0 if upright or lopsided else 15.0,
         scale=(0.8, 1.6) if colour else (0.8, 1.25),
         aspect=0.1,
@@ -235,7 +238,25 @@ def _plan_changes(draft: Draft, data: Fingerprint, facts: LabelFacts) -> None:
     kind = (
         "an upright, so only what keeps it" if upright or lopsided else "no upright, so turns and elastic changes too"
     )
-    draft.add("augmentation", value, f"{halves}: {kind}")
+    draft.add("augmentation", value, f"{halves}: {kind}" + _offset_reason(facts))
+
+
+def _offset_reason(facts: LabelFacts) -> str:
+    if max(facts.offset_cost) <= OFFSET_COST:
+        return ""
+    down, right = facts.offset
+    where = [
+        f"{abs(by):.1f} px {way}"
+        for by, cost, way in (
+            (down, facts.offset_cost[0], "below" if down > 0 else "above"),
+            (right, facts.offset_cost[1], "right of" if right > 0 else "left of"),
+        )
+        if cost > OFFSET_COST
+    ]
+    lost = f"mIoU {max(facts.offset_cost):.2f}"
+    return (
+        f"; labels lie {' and '.join(where)} the edges in the images: mirroring would hide that ({lost}), so not there"
+    )
 
 
 def _image_s(costs: Costs, model: str, options: dict[str, Any], crop: list[int], epochs: int | None) -> float | None:
