@@ -138,3 +138,34 @@ def test_labels_stay_on_the_image_at_every_scale(tmp_path: Path, scale: float) -
         middle(target.astype(float)) - middle(image[..., 0]) for image, target, _ in (drawn[i, 1] for i in range(80))
     ]
     assert np.abs(np.mean(offsets, axis=0)).max() / scale < 0.1
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+@pytest.mark.parametrize("shrink", [1, 2])
+def test_an_offset_of_the_labels_survives_mirrors_and_turns(tmp_path: Path, scale: float, shrink: int) -> None:
+    rows, cols = np.mgrid[:64, :64]
+    for split in ("train", "val"):
+        write_png(
+            tmp_path / split / "images" / "a.png",
+            ((rows - 30.5) ** 2 + (cols - 32.5) ** 2 < 150).astype(np.uint8) * 200,
+        )
+        write_png(
+            tmp_path / split / "masks" / "a.png", ((rows - 33.5) ** 2 + (cols - 31.5) ** 2 < 150).astype(np.uint8)
+        )
+    drawn = crops(
+        tmp_path,
+        scale=scale,
+        offset=(3 * scale, -1 * scale),
+        crop=(round(64 * scale), round(64 * scale)),
+        normalisation=Normalisation((0.0,), (200.0,), (0.0,), (1.0,)),
+        augmentation=Augmentation(flip_vertical=True, quarter_turns=True, rotate_degrees=10),
+    )
+    found = []
+    for draw in range(24):
+        image, target, _ = drawn[draw, shrink]
+        places = np.mgrid[: target.shape[0], : target.shape[1]]
+        middles = [(places * each).sum((1, 2)) / each.sum() for each in (image[..., 0], target.astype(float))]
+        found.append((middles[1] - middles[0]) * shrink / scale)
+    # Labels are rounded to pixels of the crop; turned round by a mirror, they would be 6 or 2 px off.
+    assert np.abs(np.array(found) - [3, -1]).max() < 1
+    assert np.mean(found, axis=0) == pytest.approx([3, -1], abs=0.25)

@@ -92,7 +92,7 @@ def test_resume_follows_legs_and_decisions(
 
     monkeypatch.setattr(TrainingCrops, "__getitem__", watched)
     api.train(shapes, epochs=3, out=tmp_path / "whole", **tiny)
-    assert sides == [20] * 2 * 6 + [40] * 2 * 15
+    assert sides == [20] * 2 * 6 + [40] * 2 * 8
     for stop_at in (1, 5, 6, 10):
 
         def interrupt(event: dict[str, Any], stop_at: int = stop_at) -> None:

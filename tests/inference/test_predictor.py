@@ -112,7 +112,7 @@ def test_tta_averages_over_the_mirrors_of_training(mirrors: list[str]) -> None:
 
 
 def test_tta_without_mirrors_in_training_is_refused() -> None:
-    with pytest.raises(InputError, match="trained without mirror images"):
+    with pytest.raises(InputError, match="averaging over mirror images would make this model worse"):
         Predictor(Ramp(), replace(CONFIG, training={"mirrors": []})).predict(picture(8, 8), tta=True)
 
 

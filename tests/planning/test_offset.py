@@ -43,7 +43,7 @@ def test_no_offset_where_nothing_is_certain() -> None:
 def test_cost_by_hand() -> None:
     stripes = [np.repeat(np.arange(120) // 8 % 2, 120).reshape(120, 120).astype(np.uint8)] * 8
     images = [shift(each * 100.0, (0.5, 0), order=1, mode="nearest")[..., None] for each in stripes]
-    facts = label_facts(images, stripes, TABLE)
+    facts = label_facts(zip(images, stripes), TABLE)
     assert facts.offset == pytest.approx((-0.5, 0.0), abs=0.1)
     # Stripes of eight pixels moved by one: IoU 7 / 9. Half a pixel costs half of what is lost.
     assert facts.offset_cost == pytest.approx((0.5 * (1 - 7 / 9), 0.0), abs=0.03)

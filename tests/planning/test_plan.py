@@ -45,7 +45,7 @@ def plan(**changes: Any) -> Plan:
         "given": {},
         "budget_s": 600.0,
         "epochs": None,
-        "measure": lambda model, options, side: 2.2 if side == SIDE else 4.4,
+        "measure": lambda model, options, side, hopeless: 2.2 if side == SIDE else 4.4,
     }
     facts = changes.pop("facts", UPRIGHT)
     data = changes.pop("data", ROADS)
@@ -97,6 +97,17 @@ def test_weights_without_a_backbone_get_one() -> None:
     assert made["options"] == {"encoder": "resnet34", "weights": "imagenet"}
 
 
+@pytest.mark.parametrize("option", [{"head_stride": 2}, {"decoder_channels": (64, 32, 16, 8, 8)}])
+def test_options_of_backbones_get_one(option: dict[str, Any]) -> None:
+    assert plan(given={"model": "unet", "options": option})["options"] == {"encoder": "resnet34", **option}
+
+
+def test_coarse_steps_must_save_something() -> None:
+    dear = plan(measure=lambda model, options, side, hopeless: 2.2 if side == SIDE else 6.0)
+    small = plan(given={"crop": [96, 240]})
+    assert dear["coarse_steps"] == small["coarse_steps"] == 0 < plan()["coarse_steps"]
+
+
 def test_passes_count_pixels() -> None:
     # At full size crops of 256x256 show 0.38 of an image of 480x360.
     costs = Costs(lambda *_: 1.0, (360, 480), 256**2, images=10, training_s=65.536, devices=1, batch_size=4)
@@ -121,12 +132,11 @@ def test_an_upright_forbids_turns() -> None:
     assert cells.flip_vertical and cells.quarter_turns and cells.elastic_px > 0
 
 
-def test_an_offset_forbids_the_mirrors_that_hide_it() -> None:
+def test_an_offset_is_kept_where_it_costs() -> None:
     made = plan(facts=replace(ROUND, offset=(-0.5, 0.1), offset_cost=(0.05, 0.005)))
-    changes = made.augmentation()
-    assert not changes.flip_vertical and not changes.quarter_turns and changes.flip_horizontal
-    line = next(line for line in made.lines if line.setting == "augmentation")
-    assert "labels lie 0.5 px above the edges" in line.reason and "right of" not in line.reason
+    line = next(line for line in made.lines if line.setting == "label_offset")
+    assert line.value == [-0.5, 0.1] and "0.50 px above and 0.10 px right" in line.reason
+    assert plan(facts=replace(ROUND, offset=(-0.5, 0.1), offset_cost=(0.009, 0.0)))["label_offset"] == [0.0, 0.0]
 
 
 def test_precision_follows_the_machine() -> None:
@@ -152,12 +162,12 @@ def test_label_facts_by_hand() -> None:
     table = ClassTable((ClassInfo("a", (0, 0, 0), (0,)), ClassInfo("b", (9, 9, 9), (1,))))
     halves = np.zeros((40, 40), np.uint8)
     halves[20:] = 1
-    facts = label_facts([halves], [halves], table)
+    facts = label_facts([(halves, halves)], table)
     assert facts.vertical == 1.0 and facts.horizontal == 0.0
     assert facts.ceiling[0.5] == 1.0
     stripes = np.zeros((40, 40), np.uint8)
     stripes[:, ::2] = 1  # one pixel wide: gone at half scale
-    assert label_facts([stripes], [stripes], table).ceiling[0.5] < 0.6
+    assert label_facts([(stripes, stripes)], table).ceiling[0.5] < 0.6
 
 
 def test_rehearsal_measures_something() -> None:

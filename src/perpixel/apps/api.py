@@ -172,7 +172,7 @@ def evaluate(
         data: data set; None takes the one that the run was trained on.
         split: "train", "val" or "test".
         out: results folder; default evaluation/SPLIT beside the bundle.
-        tta: average over mirror images.
+        tta: average over mirror images of the kinds that the model was trained with; refused where there are none.
     """
     tell = on_event or _silent
     folder = find_bundle(bundle)

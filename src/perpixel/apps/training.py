@@ -55,8 +55,10 @@ from perpixel.planning import (
 
 OnEvent = Callable[[dict[str, Any]], None]
 
-# Training label maps that are looked at for an upright and for what smaller scales cost.
+# Training images that are looked at for an upright, for what smaller scales cost and for an offset of their labels.
 FACT_IMAGES = 24
+# Pixels between label maps and images above which predictions for mirror images are not averaged.
+MAX_MIRROR_OFFSET = 0.25
 # Share of the memory that decoded training images may take.
 CACHE_SHARE = 0.25
 
@@ -134,10 +136,9 @@ def check_names(config: TrainConfig) -> None:
 
 def _plan(config: TrainConfig, dataset: Dataset, check: CheckResult, machine: Machine) -> Plan:
     samples = spread(dataset.split("train"), FACT_IMAGES)
-    images, label_maps = zip(*(dataset.load(sample) for sample in samples))
-    facts = label_facts(images, label_maps, dataset.classes)
+    facts = label_facts((dataset.load(sample) for sample in samples), dataset.classes)
 
-    def measure(model: str, options: dict[str, Any], side: int) -> float:
+    def measure(model: str, options: dict[str, Any], side: int, hopeless: float) -> float:
         return seconds_per_megapixel(
             model,
             options,
@@ -146,6 +147,7 @@ def _plan(config: TrainConfig, dataset: Dataset, check: CheckResult, machine: Ma
             device=machine.accelerator,
             precision=choose_precision(config, find_hardware(config.device)),
             side=side,
+            hopeless=hopeless,
         )
 
     return make_plan(
@@ -324,7 +326,7 @@ def _bundle_config(folder: RunFolder, config: TrainConfig, plan: Plan, dataset: 
             "epochs": config.epochs,
             "loss": plan["loss"],
             "class_weights": plan["class_weights"],
-            "mirrors": [way for way in MIRRORS if plan["augmentation"][f"flip_{way}"]],
+            "mirrors": _mirrors(plan),
         },
         data={
             "name": Path(config.data).name,
@@ -334,6 +336,13 @@ def _bundle_config(folder: RunFolder, config: TrainConfig, plan: Plan, dataset: 
         },
         versions=_versions(),
     )
+
+
+def _mirrors(plan: Plan) -> list[str]:
+    """Kinds of mirror images that the net saw, less those whose predictions would lie half a pixel and more apart."""
+    down, right = plan["label_offset"]
+    is_near = {"vertical": abs(down) < MAX_MIRROR_OFFSET, "horizontal": abs(right) < MAX_MIRROR_OFFSET}
+    return [way for way in MIRRORS if plan["augmentation"][f"flip_{way}"] and is_near[way]]
 
 
 def _versions() -> dict[str, str]:
@@ -360,6 +369,7 @@ def _task(
         seed=config.seed,
         scale=bundle_config.scale,
         margin=getattr(model, "margin", 0),
+        offset=(plan["label_offset"][0] * bundle_config.scale, plan["label_offset"][1] * bundle_config.scale),
         fit_size=None if valid is None else valid.fit_size,
         rare_share=plan["rare_share"],
         cache_bytes=int(find_hardware("cpu").memory_bytes * CACHE_SHARE) or 2**30,
@@ -423,9 +433,11 @@ def extend_run(folder: RunFolder, extend: str) -> None:
     if text.isdecimal():
         steps = int(np.ceil(int(text) * images / plan["batch_size"]))
     else:
-        times = [event["step_s"] for event in folder.read_log() if event["kind"] == "step"]
+        known = folder.legs()
+        steps_taken = [event for event in folder.read_log() if event["kind"] == "step"]
+        times = [event["step_s"] for event in steps_taken if known.at(event["step"] - 1).shrink == 1]
         if not times:
-            raise InputError(f"extend '{extend}': the run has taken no step, so its speed is not known: give epochs")
+            raise InputError(f"extend '{extend}': no step at full scale yet, so its speed is not known: give epochs")
         steps = int(parse_duration(text) / float(np.median(times)))
     if steps < 1:
         raise InputError(f"extend '{extend}': that is less than one step: give more")

@@ -83,6 +83,7 @@ class TrainingCrops(TorchDataset):
     Args:
         crop: (h, w) of every draw, in pixels at the working scale.
         margin: extra pixels of true context on each side of the image (not of the target), for valid-padding nets.
+        offset: how far label maps lie (below, right of) their images, in pixels at working scale; kept by every draw.
         fit_size: the smallest input (h, w) of the net, no smaller than the given one; valid-padding nets have it.
         rare_share: share of draws whose crop is placed on a class drawn with equal chance from those in the image.
     """
@@ -98,12 +99,14 @@ class TrainingCrops(TorchDataset):
         seed: int,
         scale: float = 1.0,
         margin: int = 0,
+        offset: tuple[float, float] = (0.0, 0.0),
         fit_size: Callable[[tuple[int, int]], tuple[int, int]] | None = None,
         rare_share: float = 0.0,
         cache_bytes: int = 2**31,
     ) -> None:
         self.dataset, self.samples, self.crop, self.scale = dataset, samples, crop, scale
         self.normalisation, self.augmentation = normalisation, augmentation
+        self.offset = offset
         self.seed, self.margin, self.fit_size, self.rare_share = seed, margin, fit_size, rare_share
         self.cache_bytes, self._cached_bytes = cache_bytes, 0
         self._cache: OrderedDict[int, Source] = OrderedDict()
@@ -147,9 +150,8 @@ class TrainingCrops(TorchDataset):
             rng, self.augmentation, source=source.image.shape[:2], crop=padded, centre=centre, shrink=shrink
         )
         image = warp(source.image, geometry, padded)
-        target = warp(
-            source.label_map, geometry.on(source.image.shape[:2], source.label_map.shape), padded, nearest=True
-        )
+        beside = geometry.keeping(self.offset).on(source.image.shape[:2], source.label_map.shape)
+        target = warp(source.label_map, beside, padded, nearest=True)
         if self.margin:
             target = target[self.margin : -self.margin, self.margin : -self.margin]
         colour = draw_colour(rng, self.augmentation, image.shape[2])

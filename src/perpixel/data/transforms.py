@@ -57,6 +57,20 @@ class Geometry:
     matrix: np.ndarray
     field: np.ndarray | None
 
+    def keeping(self, offset: tuple[float, float]) -> Geometry:
+        """The warp for a label map that lies `offset` (down, right) px beside its image, mirrored or not.
+
+        A mirror would turn the offset round with the picture. With this the output's label map lies as far, and on the
+        same side, of the output's image as the source's does, so that a net can learn the offset.
+        """
+        if offset == (0.0, 0.0):
+            return self
+        beside = np.array([offset[1], offset[0]])
+        matrix = self.matrix.copy()
+        zoom = np.sqrt(abs(np.linalg.det(matrix[:, :2])))
+        matrix[:, 2] += beside - matrix[:, :2] @ (beside / zoom)
+        return Geometry(matrix, self.field)
+
     def on(self, source: tuple[int, ...], other: tuple[int, ...]) -> Geometry:
         """The same warp of a map that shows the (H, W) `source` in the size `other`; centres of pixels correspond."""
         if tuple(source) == tuple(other):

@@ -46,7 +46,7 @@ def evaluate_split(
     Args:
         predictor: model with its classes; the data set must have the same ones, in the same order.
         split: a split of the data set.
-        tta: average over mirror images.
+        tta: average over mirror images of the kinds that the model was trained with.
         seed: of the bootstrap.
         on_image: called with (done, total, name).
     Returns:

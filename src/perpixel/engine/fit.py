@@ -142,6 +142,10 @@ class Fit:
         clock = _Clock(state.elapsed_s)
         while state.step < self.legs.total_steps:
             leg = self.legs.at(state.step)
+            if leg.end <= state.step:
+                raise InputError(
+                    f"{self.folder.path / 'legs.json'}: no leg at step {state.step}: train into a new folder"
+                )
             clock.start_leg(leg)
             stream = self.task.batches(
                 start_step=state.step, end_step=leg.end, shrink=leg.shrink, rank=rank, world_size=world_size
@@ -235,7 +239,8 @@ class Fit:
 
     def _is_first_look(self) -> bool:
         leg = self.legs.at(self.progress.step)
-        first = leg.start + max(5, (leg.end - leg.start) // 25)
+        steps = leg.end - leg.start
+        first = leg.start + max(1, min(max(5, steps // 25), steps - 1))
         return self.recipe.budget_s is not None and self.progress.step == first
 
     def _validate(self, clock: _Clock) -> None:
@@ -251,7 +256,8 @@ class Fit:
             state.best_score, state.best_step, state.stale_validations = scores["score"], state.step, 0
             if self.fabric.is_global_zero:
                 save_weights(self.average, self.folder.best)
-        else:
+        elif self.legs.at(state.step).shrink == 1:
+            # While half the scale is seen, a validation at full scale says little of what is still to come.
             state.stale_validations += 1
         event = {
             "kind": "validation",
@@ -281,7 +287,8 @@ class Fit:
         leg = self.legs.at(state.step)
         if leg.shrink != clock.shrink:
             return  # the times known are those of the leg that has just ended
-        remaining_validations = math.ceil(self.recipe.validations * (leg.until - self.legs.progress(state.step)))
+        count, done = self.recipe.validations, self.legs.progress(state.step)
+        remaining_validations = math.floor(count * leg.until + 1e-9) - math.floor(count * done + 1e-9)
         remaining_s = leg.budget_share * budget - clock.elapsed() - remaining_validations * clock.validation_s
         planned = leg.end - state.step
         possible = max(1, int(self.fabric.broadcast(remaining_s / clock.step_s())))

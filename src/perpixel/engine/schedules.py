@@ -68,7 +68,8 @@ class Legs:
     def replanned(self, step: int, possible: int, reason: str) -> Legs:
         """With `possible` more steps to the end of the leg at `step`, and all later ones longer or shorter alike."""
         leg, later = self.at(step), [leg for leg in self.course(step) if leg.start > step]
-        ratio = possible / max(1, leg.end - step)
+        # Of the whole leg, not of the little that may be left of it: as late as it is, the others will be.
+        ratio = (step + possible) / max(1, leg.end)
         new = [replace(leg, start=step, end=step + possible, progress=self.progress(step), reason=reason, decided=step)]
         for old in later:
             start = new[-1].end
@@ -77,8 +78,8 @@ class Legs:
         return self.with_legs(*new)
 
     def is_decided_after(self, step: int) -> bool:
-        """Whether a later decision is already written down (by the run that this one resumes)."""
-        return any(leg.decided > step for leg in self.legs)
+        """Whether the decision at `step` or a later one is written down already (by the run that this one resumes)."""
+        return any(leg.decided >= step for leg in self.legs if leg.decided > 0)
 
     def to_json(self) -> dict[str, object]:
         return {"legs": [asdict(leg) for leg in self.legs]}

@@ -36,7 +36,8 @@ class BundleConfig:
         scale: working scale: images are resized by this factor before the net, logits back after it.
         tile: (h, w) in source pixels; larger images are predicted in overlapping windows of this size.
         precision: "bf16" or "fp32" arithmetic that the net was trained and validated in.
-        training, data, versions: for people and for reports; prediction does not look at them.
+        training, data, versions: for people and for reports; of these, prediction looks only at training["mirrors"],
+            the kinds of mirror images that test-time augmentation may use.
     """
 
     model: str

@@ -165,11 +165,11 @@ class Predictor:
             InputError: the model was trained without mirror images.
         """
         ways = self.config.training.get("mirrors", ["horizontal"])
-        axes = [MIRRORS[way] for way in ways if way in MIRRORS]
+        axes = [axis for way, axis in MIRRORS.items() if isinstance(ways, list) and way in ways]
         if not axes:
             raise InputError(
-                "tta: this model was trained without mirror images, so averaging over them would make it worse: leave "
-                "it out"
+                "tta: averaging over mirror images would make this model worse, since it was trained without them or "
+                "its labels lie beside the edges of the images: leave it out"
             )
         return [(axis,) for axis in axes] + ([tuple(axes)] if len(axes) > 1 else [])
 

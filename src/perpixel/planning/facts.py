@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from perpixel.labels import ClassTable, resize_label_map
 from perpixel.metrics import compute_scores, confusion_matrix
-from perpixel.planning.offset import label_offset
+from perpixel.planning.offset import label_offset, middle_of
 
 SCALES = (0.75, 0.5, 0.375, 0.25)
 
@@ -34,14 +34,18 @@ class LabelFacts:
     offset_cost: tuple[float, float] = (0.0, 0.0)
 
 
-def label_facts(images: Sequence[np.ndarray], label_maps: Sequence[np.ndarray], classes: ClassTable) -> LabelFacts:
-    """Facts from (H, W, C) images and their (H, W) label maps (a few dozen are enough)."""
+def label_facts(pairs: Iterable[tuple[np.ndarray, np.ndarray]], classes: ClassTable) -> LabelFacts:
+    """Facts from (H, W, C) images and their (H, W) label maps (a few dozen are enough), read one after the other."""
+    middles, label_maps = [], []
+    for image, label_map in pairs:
+        middles.append((middle_of(image), middle_of(label_map)))
+        label_maps.append(label_map)
     tops = sum((_share(label_map, classes, slice(None, label_map.shape[0] // 2), 0) for label_map in label_maps), 0)
     bottoms = sum((_share(label_map, classes, slice(label_map.shape[0] // 2, None), 0) for label_map in label_maps), 0)
     lefts = sum((_share(label_map, classes, slice(None, label_map.shape[1] // 2), 1) for label_map in label_maps), 0)
     rights = sum((_share(label_map, classes, slice(label_map.shape[1] // 2, None), 1) for label_map in label_maps), 0)
     ceiling = {scale: _ceiling(label_maps, classes, scale) for scale in SCALES}
-    offset = label_offset(images, label_maps)
+    offset = label_offset([image for image, _ in middles], [label_map for _, label_map in middles])
     cost = tuple(
         min(1.0, abs(by)) * _shift_cost(label_maps, classes, axis) if by else 0.0 for axis, by in enumerate(offset)
     )
@@ -64,16 +68,16 @@ def _ceiling(label_maps: Sequence[np.ndarray], classes: ClassTable, scale: float
         small = resize_label_map(label_map, (max(1, round(height * scale)), max(1, round(width * scale))))
         return resize_label_map(small, (height, width))
 
-    return _agreement([(label_map, reduced(label_map)) for label_map in label_maps], classes)
+    return _agreement(((label_map, reduced(label_map)) for label_map in label_maps), classes)
 
 
 def _shift_cost(label_maps: Sequence[np.ndarray], classes: ClassTable, axis: int) -> float:
     """mIoU that label maps lose against themselves moved by one pixel along `axis`."""
-    pairs = [(np.moveaxis(each, axis, 0)[1:], np.moveaxis(each, axis, 0)[:-1]) for each in label_maps]
+    pairs = ((np.moveaxis(each, axis, 0)[1:], np.moveaxis(each, axis, 0)[:-1]) for each in label_maps)
     return 1 - _agreement(pairs, classes)
 
 
-def _agreement(pairs: Sequence[tuple[np.ndarray, np.ndarray]], classes: ClassTable) -> float:
+def _agreement(pairs: Iterable[tuple[np.ndarray, np.ndarray]], classes: ClassTable) -> float:
     """mIoU of two label maps each, where both are labelled."""
     counts = np.zeros((classes.num_classes, classes.num_classes), np.int64)
     for target, pred in pairs:

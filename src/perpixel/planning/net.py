@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,11 +38,12 @@ LADDER: tuple[Candidate, ...] = (
     *(Candidate(LIGHT_UNET, scale) for scale in SCALES),
 )
 
-# Where weights are given for a backbone that is not: the one that everybody has weights of.
-PRETRAINED_LADDER = tuple(Candidate({"encoder": "resnet34"}, scale) for scale in SCALES)
+# Options of a U-Net over a backbone. Where one is given and the backbone is not: the one that everybody has weights of.
+BACKBONE_OPTIONS = {"weights", "decoder_channels", "head_stride"}
+BACKBONE_LADDER = tuple(Candidate({"encoder": "resnet34"}, scale) for scale in SCALES)
 
-# (model, options, side of the crops) -> seconds of training per megapixel.
-Measure = Callable[[str, dict[str, Any], int], float]
+# (model, options, side of the crops, too many seconds) -> seconds of training per megapixel.
+Measure = Callable[[str, dict[str, Any], int, float], float]
 
 
 @dataclass
@@ -49,7 +51,8 @@ class Costs:
     """Seconds of training per megapixel, measured once for each net.
 
     Attributes:
-        measure: (model, options, side) -> seconds per megapixel of crops of side x side.
+        measure: (model, options, side, hopeless) -> seconds per megapixel of crops of side x side; it need not be exact
+            above `hopeless`.
         size: (H, W) median image.
         most_pixels: largest crop.
         images: training images.
@@ -67,11 +70,14 @@ class Costs:
     batch_size: int
     known: dict[str, float] = field(default_factory=dict)
 
-    def megapixel_s(self, model: str, options: dict[str, Any], side: int = SIDE) -> float:
+    def megapixel_s(self, model: str, options: dict[str, Any], side: int = SIDE, hopeless: float = math.inf) -> float:
         key = f"{model} {sorted(options.items())} {side}"
-        if key not in self.known:
-            self.known[key] = self.measure(model, options, side)
-        return self.known[key]
+        if key in self.known:
+            return self.known[key]
+        measured = self.measure(model, options, side, hopeless)
+        if measured <= hopeless:
+            self.known[key] = measured
+        return measured
 
     def coarse_share(self, model: str, options: dict[str, Any]) -> float:
         """What a crop of half the sides costs of a whole one."""
@@ -80,8 +86,10 @@ class Costs:
     def steps(self, model: str, candidate: Candidate) -> float:
         """How many steps fit the budget."""
         assert self.training_s is not None
-        image_s = self.megapixel_s(model, candidate.options) * self._crop_pixels(candidate.scale) / 1e6
-        return self.training_s / image_s / self.batch_size
+        step_megapixels = self.batch_size * self._crop_pixels(candidate.scale) / 1e6
+        # More seconds than this and there are not enough steps, however many more it is.
+        hopeless = self.training_s / step_megapixels / MIN_STEPS
+        return self.training_s / (self.megapixel_s(model, candidate.options, hopeless=hopeless) * step_megapixels)
 
     def passes(self, model: str, candidate: Candidate) -> float:
         """How often the budget gets round the pixels of the training images."""
@@ -111,7 +119,7 @@ def choose_net(
     chosen = None
     for candidate in _candidates(model, options, scale, facts):
         chosen = candidate
-        if costs.passes(model, candidate) >= MIN_PASSES and costs.steps(model, candidate) >= MIN_STEPS:
+        if costs.steps(model, candidate) >= MIN_STEPS and costs.passes(model, candidate) >= MIN_PASSES:
             break
     assert chosen is not None
     speed = f"{costs.megapixel_s(model, chosen.options):.2f} s a megapixel measured"
@@ -124,7 +132,7 @@ def _is_free(model: str, options: dict[str, Any]) -> bool:
 
 
 def _ladder(options: dict[str, Any]) -> tuple[Candidate, ...]:
-    return PRETRAINED_LADDER if options.get("weights") else LADDER
+    return BACKBONE_LADDER if BACKBONE_OPTIONS & {name for name, value in options.items() if value} else LADDER
 
 
 def _candidates(model: str, options: dict[str, Any], scale: float | None, facts: LabelFacts) -> Iterator[Candidate]:

@@ -10,9 +10,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+# Sides of the part in the middle of an image that is looked at.
+MIDDLE = 768
 # Shifts that are tried, in pixels each way, and standard errors from which an offset is believed.
 REACH = 3
 CERTAIN = 4.0
+
+
+def middle_of(values: np.ndarray) -> np.ndarray:
+    """A copy of the middle of (H, W, ...), at most MIDDLE on each side."""
+    top, left = (max(0, (side - MIDDLE) // 2) for side in values.shape[:2])
+    return values[top : top + MIDDLE, left : left + MIDDLE].copy()
 
 
 def label_offset(images: Sequence[np.ndarray], label_maps: Sequence[np.ndarray]) -> tuple[float, float]:
@@ -42,7 +50,7 @@ def _offset_along(axis: int, images: Sequence[np.ndarray], label_maps: Sequence[
 def _edges(values: np.ndarray, axis: int) -> np.ndarray:
     """(H, W) edges across `axis`, centred on the pixel; of labels where they change, of images how much."""
     if values.ndim == 3:
-        values = values.mean(axis=2)
+        values = values.mean(axis=2, dtype=np.float32)
     values = np.moveaxis(values.astype(np.float32), axis, 0)
     return np.abs(values[2:] - values[:-2])
 
@@ -54,12 +62,14 @@ def _peak(image_edges: np.ndarray, label_edges: np.ndarray) -> float | None:
     if rows <= 4 * REACH:
         return None
     inner = label_edges[REACH : rows - REACH]
+    inner, spread = inner - inner.mean(), float(inner.std())
     match = []
     for shift in range(-REACH, REACH + 1):
         moved = image_edges[REACH - shift : rows - REACH - shift]
-        if moved.std() == 0 or inner.std() == 0 or not np.isfinite(moved).all():
+        product = float(moved.std()) * spread
+        if not (np.isfinite(product) and product > 0):
             return None
-        match.append(float(np.corrcoef(moved.ravel(), inner.ravel())[0, 1]))
+        match.append(float(np.mean(moved * inner)) / product)  # the correlation coefficient
     top = int(np.argmax(match))
     if not 0 < top < 2 * REACH:
         return None

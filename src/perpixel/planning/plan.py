@@ -17,8 +17,8 @@ DEFAULT_BUDGET_S = 600.0
 # Shares of the budget that are not training steps.
 VALIDATION_SHARE = 0.06
 RESERVE_SHARE = 0.02
-# mIoU that an unknown offset of the labels may cost before images are no longer mirrored.
-OFFSET_COST = 0.015
+# mIoU that an unknown offset of the labels may cost before it is reckoned with.
+OFFSET_COST = 0.01
 # Classes spread so differently over the halves of the image (total variation) mean that it has an upright.
 UPRIGHT = 0.12
 # Pixels of the largest window that is predicted in one piece, and of the largest training crop.
@@ -30,6 +30,8 @@ IMBALANCED = 10.0
 # Steps at half the working scale come first: their share of the time, how far the schedule gets in it (further than the
 # clock: what is left to learn at full scale needs lower rates), and the smallest side of their crops.
 COARSE_SHARE, COARSE_PROGRESS, MIN_COARSE_SIDE = 0.5, 0.65, 64
+# Cost of a coarse step, as a share of a whole one, above which they are not worth it.
+MAX_COARSE_COST = 0.6
 # A prediction costs about a third of a training step, plus reading and scoring the image.
 PREDICTION_SHARE, PREDICTION_S = 0.4, 0.02
 
@@ -110,7 +112,7 @@ def make_plan(
     Args:
         given: settings that the user chose, by name of the line.
         budget_s: seconds for training; DEFAULT_BUDGET_S where neither this nor `epochs` is given.
-        measure: (model, options, side) -> seconds of training per megapixel of such crops on this machine.
+        measure: (model, options, side, hopeless) -> seconds of training per megapixel of such crops on this machine.
     """
     if budget_s is None and epochs is None:
         budget_s = DEFAULT_BUDGET_S
@@ -135,8 +137,10 @@ def make_plan(
     _plan_learning(draft, fingerprint)
     _plan_changes(draft, fingerprint, facts)
     image_s = _image_s(costs, model, options, crop, epochs)
-    coarse_s = None if image_s is None else image_s * costs.coarse_share(model, options)
-    _plan_length(draft, costs, epochs, image_s=image_s, coarse_s=coarse_s, batch_size=batch_size, scale=scale)
+    # Crops of half the sides are timed only where there will be some.
+    is_coarse_first = image_s is not None and min(crop) >= 2 * MIN_COARSE_SIDE
+    share = costs.coarse_share(model, options) if is_coarse_first else None
+    _plan_length(draft, costs, epochs, image_s=image_s, coarse_share=share, batch_size=batch_size, scale=scale)
     side = int(math.sqrt(TILE_PIXELS[machine.accelerator]))
     draft.add("tile", [side, side], "larger images are predicted in overlapping windows of this size")
     return Plan(tuple(draft.lines))
@@ -216,11 +220,10 @@ def _plan_learning(draft: Draft, data: Fingerprint) -> None:
 def _plan_changes(draft: Draft, data: Fingerprint, facts: LabelFacts) -> None:
     colour = data.channels == 3
     upright, lopsided = facts.vertical > UPRIGHT, facts.horizontal > UPRIGHT
-    below, beside = (cost > OFFSET_COST for cost in facts.offset_cost)
     ranges = Augmentation(
-        flip_horizontal=not (lopsided or beside),
-        flip_vertical=not (upright or below),
-        quarter_turns=not (upright or lopsided or below or beside),
+        flip_horizontal=not lopsided,
+        flip_vertical=not upright,
+        quarter_turns=not upright and not lopsided,
         rotate_degrees=5.0 if upright or lopsided else 15.0,
         scale=(0.8, 1.6) if colour else (0.8, 1.25),
         aspect=0.1,
@@ -238,25 +241,18 @@ def _plan_changes(draft: Draft, data: Fingerprint, facts: LabelFacts) -> None:
     kind = (
         "an upright, so only what keeps it" if upright or lopsided else "no upright, so turns and elastic changes too"
     )
-    draft.add("augmentation", value, f"{halves}: {kind}" + _offset_reason(facts))
+    draft.add("augmentation", value, f"{halves}: {kind}")
+    draft.add("label_offset", *_label_offset(facts))
 
 
-def _offset_reason(facts: LabelFacts) -> str:
+def _label_offset(facts: LabelFacts) -> tuple[list[float], str]:
+    """(down, right) that mirrors and turns must not turn round, and why."""
     if max(facts.offset_cost) <= OFFSET_COST:
-        return ""
-    down, right = facts.offset
-    where = [
-        f"{abs(by):.1f} px {way}"
-        for by, cost, way in (
-            (down, facts.offset_cost[0], "below" if down > 0 else "above"),
-            (right, facts.offset_cost[1], "right of" if right > 0 else "left of"),
-        )
-        if cost > OFFSET_COST
-    ]
-    lost = f"mIoU {max(facts.offset_cost):.2f}"
-    return (
-        f"; labels lie {' and '.join(where)} the edges in the images: mirroring would hide that ({lost}), so not there"
-    )
+        return [0.0, 0.0], "label maps lie on the edges of their images, or so near that it does not matter"
+    down, right = (round(by, 3) for by in facts.offset)
+    below, beside = "below" if down > 0 else "above", "right" if right > 0 else "left"
+    where = f"label maps lie {abs(down):.2f} px {below} and {abs(right):.2f} px {beside} of the edges in their images"
+    return [down, right], f"{where}: kept when images are mirrored or turned (up to {max(facts.offset_cost):.2f} mIoU)"
 
 
 def _image_s(costs: Costs, model: str, options: dict[str, Any], crop: list[int], epochs: int | None) -> float | None:
@@ -269,7 +265,7 @@ def _plan_length(
     epochs: int | None,
     *,
     image_s: float | None,
-    coarse_s: float | None,
+    coarse_share: float | None,
     batch_size: int,
     scale: float,
 ) -> None:
@@ -279,9 +275,9 @@ def _plan_length(
         draft.add("coarse_steps", 0, "all steps at the working scale")
         draft.add("steps", steps, f"{epochs} epochs of {costs.images} images in batches of {batch}")
     else:
-        assert image_s is not None and coarse_s is not None and costs.training_s is not None
-        coarse = _plan_coarse_steps(draft, costs.training_s, coarse_s * batch_size, coarse_s / image_s)
-        fine_s = costs.training_s - coarse * coarse_s * batch_size
+        assert image_s is not None and costs.training_s is not None
+        coarse = _plan_coarse_steps(draft, costs.training_s, image_s * batch_size, coarse_share)
+        fine_s = costs.training_s - coarse * (coarse_share or 0.0) * image_s * batch_size
         steps = coarse + max(1, int(fine_s / (image_s * batch_size)))
         draft.add("steps", steps, f"{image_s:.3f} s an image was measured; corrected while training")
     count = draft.add(
@@ -295,13 +291,19 @@ def _plan_length(
     draft.add("max_validation", most, why)
 
 
-def _plan_coarse_steps(draft: Draft, training_s: float, step_s: float, share: float) -> int:
-    """Steps of the coarse phase; none where half the crop would be too small to see anything."""
-    crop = next(line.value for line in draft.lines if line.setting == "crop")
-    if min(crop) < 2 * MIN_COARSE_SIDE:
-        return int(draft.add("coarse_steps", 0, "crops are too small to be halved"))
-    why = f"first steps see half the scale: such a step takes {share:.0%} of a whole one, so the data pass more often"
-    return int(draft.add("coarse_steps", int(COARSE_SHARE * training_s / step_s), why))
+def _plan_coarse_steps(draft: Draft, training_s: float, step_s: float, share: float | None) -> int:
+    """Steps of the coarse phase; none where half the crop would show nothing, or cost nearly as much."""
+    steps = 0
+    if share is None:
+        why = "crops are too small to be halved"
+    elif share > MAX_COARSE_COST:
+        why = f"at half the scale a step would take {share:.0%} of a whole one: too little is saved"
+    else:
+        why = (
+            f"first steps see half the scale: such a step takes {share:.0%} of a whole one, so the data pass more often"
+        )
+        steps = int(COARSE_SHARE * training_s / (share * step_s))
+    return int(draft.add("coarse_steps", steps, why))
 
 
 def _megapixels(size: tuple[int, int], scale: float) -> float:
