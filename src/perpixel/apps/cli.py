@@ -6,24 +6,21 @@ Exit codes: 0 done, 1 failed, 2 wrong input or usage, 130 interrupted.
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 import perpixel
+from perpixel.apps import cli_models, screens
 from perpixel.apps import options as opt
-from perpixel.apps import screens
-from perpixel.apps.failures import explain, interruptible
+from perpixel.apps.failures import explain
 from perpixel.apps.json_output import print_document
-from perpixel.apps.progress import ProgressPrinter
-from perpixel.apps.wording import format_score, one_line, plural
+from perpixel.apps.progress import progress_events
+from perpixel.apps.wording import format_score, plural
 from perpixel.errors import InputError
 
 app = typer.Typer(
@@ -56,7 +53,7 @@ def demo(
     """Draw a data set, train, evaluate, predict and report, in about three minutes."""
     from perpixel.apps.demo import run_demo
 
-    with _progress() as on_event:
+    with progress_events() as on_event:
         made = run_demo(out, on_event=on_event, **opt.chosen({"budget": budget, "seed": seed}))
     if as_json:
         return print_document(made)
@@ -95,7 +92,7 @@ def check(
     from perpixel.apps import api
 
     folder = out or Path(f"{data.resolve().stem or 'data'}-check")
-    with _progress() as on_event:
+    with progress_events() as on_event:
         result = api.check(data, out=folder, on_event=on_event, **opt.chosen(context.params, opt.DATA_SETTINGS))
     if as_json:
         print_document({**result.to_json(), "out": folder})
@@ -127,7 +124,7 @@ def plan(
     """Say what training would do with this data and this time, and why."""
     from perpixel.apps import api
 
-    with _progress() as on_event:
+    with progress_events() as on_event:
         settings = opt.chosen(context.params, ("budget", "epochs", "model", *opt.DATA_SETTINGS))
         result = api.plan(data, on_event=on_event, **settings)
     lines = [{name: getattr(line, name) for name in ("setting", "value", "reason")} for line in result.lines]
@@ -187,7 +184,7 @@ def train(
         settings = _train_settings(settings)
     from perpixel.apps import api
 
-    with _progress() as on_event:
+    with progress_events() as on_event:
         if resume is not None:
             run = api.resume(resume, extend=extend, on_event=on_event)
         else:
@@ -251,7 +248,7 @@ def evaluate(
     """Score a trained model: confusion matrix, IoU of every class, intervals, worst cases."""
     from perpixel.apps import api
 
-    with _progress() as on_event:
+    with progress_events() as on_event:
         settings = opt.chosen(context.params, opt.DATA_SETTINGS)
         result = api.evaluate(run, data, split=split, out=out, tta=tta, on_event=on_event, **settings)
     if as_json:
@@ -279,7 +276,7 @@ def predict(
     """Label every pixel of images: indexed PNGs of the input's size and name, and overlays."""
     from perpixel.apps import api
 
-    with _progress() as on_event:
+    with progress_events() as on_event:
         result = api.predict(
             run, inputs, out=out, overlays=overlays, probs=probs, overwrite=overwrite, tta=tta, on_event=on_event
         )
@@ -306,7 +303,7 @@ def report(
     """Write one self-contained HTML page about a run."""
     from perpixel.apps.report import write_report  # not through the API: a page needs no torch
 
-    with _progress():
+    with progress_events():
         path = write_report(run, out)
     if as_json:
         return print_document({"report": path})
@@ -318,64 +315,8 @@ def report(
     )
 
 
-@app.command()
-def models(as_json: opt.AsJson = False) -> None:
-    """List the architectures and their options."""
-    from perpixel.models import MODELS
-
-    rows = [_model_row(name, MODELS[name]) for name in MODELS]
-    if as_json:
-        return print_document({"models": rows})
-    console = screens.make_console()
-    screens.show_models(console, rows)
-    screens.end(console, [], [screens.command("perpixel", "describe", rows[0]["name"], "--size", "480x360")])
-
-
-def _model_row(name: str, build: Any) -> dict[str, Any]:
-    parameters = inspect.signature(build).parameters.values()
-    options = {
-        p.name: p.default
-        for p in parameters
-        if p.name not in ("in_channels", "num_classes") and p.default is not inspect.Parameter.empty
-    }
-    shown = {
-        key: value if isinstance(value, str | int | float | bool | None) else str(value)
-        for key, value in options.items()
-    }
-    return {"name": name, "summary": one_line((build.__doc__ or "").strip().partition("\n\n")[0]), "options": shown}
-
-
-@app.command()
-def describe(
-    model: Annotated[str, typer.Argument(help="A name that `perpixel models` lists.", show_default=False)],
-    size: Annotated[str, typer.Option(metavar="WxH", help="Input size, width x height.")] = "480x360",
-    in_channels: Annotated[int, typer.Option(min=1, help="Channels of the image.")] = 3,
-    classes: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 21,
-    option: opt.Options = None,
-    as_json: opt.AsJson = False,
-) -> None:
-    """Show a model stage by stage: size, channels, stride, receptive field, parameters, cost."""
-    width, height = opt.parse_size(size, "--size", "WIDTHxHEIGHT")
-    pairs = opt.parse_pairs(option)
-    from perpixel.models import create_model
-    from perpixel.models.describe import describe as describe_model
-
-    net = create_model(model, in_channels=in_channels, num_classes=classes, **pairs)
-    document = describe_model(net, in_channels=in_channels, size=(height, width)).to_json()
-    if as_json:
-        return print_document(document)
-    console = screens.make_console()
-    console.print(f"{model}, {in_channels} channels of {width} wide and {height} high, {classes} classes", style="bold")
-    screens.show_description(console, document)
-    screens.end(console, [], [screens.command("perpixel", "train", "DATA", "--model", model, "--budget", "10m")])
-
-
-@contextmanager
-def _progress() -> Iterator[ProgressPrinter]:
-    """Events on standard error while an interruptible piece of work runs."""
-    bars = sys.stdout.isatty() and sys.stderr.isatty()
-    with ProgressPrinter(screens.make_console(sys.stderr), bars=bars) as on_event, interruptible():
-        yield on_event
+app.command()(cli_models.models)
+app.command()(cli_models.describe)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,8 +7,10 @@ results only.
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -16,6 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
+from perpixel.apps.failures import interruptible
+from perpixel.apps.screens import make_console
 from perpixel.apps.wording import (
     format_count,
     format_duration,
@@ -231,3 +235,11 @@ HANDLERS: dict[str, Callable[[ProgressPrinter, Event], None]] = {
     "stop": ProgressPrinter.on_stop,
     "end": ProgressPrinter.on_end,
 }
+
+
+@contextmanager
+def progress_events() -> Iterator[ProgressPrinter]:
+    """Events on standard error while an interruptible piece of work runs."""
+    bars = sys.stdout.isatty() and sys.stderr.isatty()
+    with ProgressPrinter(make_console(sys.stderr), bars=bars) as on_event, interruptible():
+        yield on_event
