@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from perpixel.encoders.encoder import Encoder
@@ -18,6 +19,8 @@ def create_encoder(
     weights: str | Path | None = None,
     output_stride: int = 32,
     depth: int = 5,
+    variant: str | None = None,
+    multi_grid: Sequence[int] | None = None,
 ) -> Encoder:
     """Build an encoder by its timm name ('resnet18', 'convnext_tiny') or as 'torchvision/resnet18'.
 
@@ -28,6 +31,8 @@ def create_encoder(
             does; otherwise a local .safetensors, .pth or .pt file in the library's own naming.
         output_stride: 8, 16 or 32; below 32 the last stages are dilated where the network can.
         depth: features down to stride 2 ** depth, 2 to 5.
+        variant: "a", "b" or "c" for one of the ResNets of `resnet_encoder`; None leaves the network to its library.
+        multi_grid: dilation factors of the last stage's units; needs a ResNet, and means variant "b" if none is named.
     Raises:
         InputError: unknown name (nearest ones listed), a network without a pyramid, an option it cannot take,
             weights that are missing, damaged or of another network.
@@ -39,6 +44,18 @@ def create_encoder(
     if not 2 <= depth <= 5:
         raise InputError(f"depth {depth} of encoder '{name}': choose 2 to 5")
     source = None if weights is None else str(weights)
+    if variant is not None or multi_grid is not None:
+        from perpixel.encoders.resnet import resnet_encoder
+
+        return resnet_encoder(
+            name,
+            in_channels=in_channels,
+            variant=variant or "b",
+            weights=source,
+            output_stride=output_stride,
+            multi_grid=multi_grid or (1,),
+            depth=depth,
+        )
     # Imported here because timm and torchvision take longer to import than torch; most commands need neither.
     if name.startswith(TORCHVISION_PREFIX):
         from perpixel.encoders.torchvision_encoder import torchvision_encoder

@@ -5,6 +5,8 @@ from perpixel.layers.convolutionalise import conv_weight, convolutionalise, line
 from perpixel.layers.fit import crop_like, fit_like, pad_to_least, pad_to_like, pad_to_multiple
 from perpixel.layers.initialise import classifier_normal_, he_normal_
 from perpixel.layers.norm import BatchNorm2d
+from perpixel.layers.resize import resize_like, resize_to
+from perpixel.layers.separable import SeparableConv
 from perpixel.layers.sizes import conv_centre, conv_size, pool_size, transposed_centre, transposed_size
 from perpixel.layers.upsample import BilinearUpsample, bilinear_kernel
 
@@ -12,6 +14,7 @@ __all__ = [
     "BatchNorm2d",
     "BilinearUpsample",
     "ConvNormAct",
+    "SeparableConv",
     "bilinear_kernel",
     "classifier_normal_",
     "conv_centre",
@@ -26,6 +29,8 @@ __all__ = [
     "pad_to_like",
     "pad_to_multiple",
     "pool_size",
+    "resize_like",
+    "resize_to",
     "transposed_centre",
     "transposed_size",
 ]
