@@ -1,0 +1,105 @@
+"""Every entry of MODELS learns: it overfits four images to more than 0.95 mIoU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from perpixel.metrics import compute_scores, confusion_matrix
+from perpixel.models import MODELS, create_model
+
+CLASSES = 3
+GOAL = 0.95
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """How a model is trained here: small, but with the stages of the full one."""
+
+    options: dict[str, Any]
+    side: int = 64
+    steps: int = 150
+    learning_rate: float = 3e-3
+
+
+SMALL_FCN = {"fc_channels": 64, "dropout": 0.0}
+LESSONS = {
+    "fcn32s": Lesson(SMALL_FCN, side=96, learning_rate=1e-3),
+    "fcn16s": Lesson(SMALL_FCN, side=96, learning_rate=1e-3),
+    "fcn8s": Lesson(SMALL_FCN, side=96, learning_rate=1e-3),
+    "fcn8s_atonce": Lesson(SMALL_FCN, side=96, learning_rate=1e-3),
+    "unet": Lesson({"width": 8}),
+    "unet_valid": Lesson({"width": 8, "dropout": 0.0}, side=188, steps=250),
+}
+QUICK = ("unet",)
+
+
+def four_images(side: int) -> tuple[Tensor, Tensor]:
+    """Discs of class 1 or 2, half as bright as each other, on a noisy ground: (4, 3, s, s), (4, s, s)."""
+    random = np.random.default_rng(0)
+    rows, cols = np.mgrid[:side, :side]
+    images, targets = [], []
+    for number in range(4):
+        target = np.zeros((side, side), np.int64)
+        for value in (1, 2):
+            row, col = random.uniform(0.25, 0.75, 2) * side
+            radius = random.uniform(0.2, 0.3) * side
+            target[(rows - row) ** 2 + (cols - col) ** 2 < radius**2] = value if number % 2 else 3 - value
+        image = np.stack([target * 0.6 - 0.6, (target == 1) * 1.0, (target == 2) * 0.5])
+        images.append(image + random.normal(0, 0.2, image.shape))
+        targets.append(target)
+    return torch.from_numpy(np.stack(images)).float(), torch.from_numpy(np.stack(targets))
+
+
+def centre(target: Tensor, like: Tensor) -> Tensor:
+    """What an unpadded net answers for: the middle of the target."""
+    top, left = (target.shape[-2] - like.shape[-2]) // 2, (target.shape[-1] - like.shape[-1]) // 2
+    return target[..., top : top + like.shape[-2], left : left + like.shape[-1]]
+
+
+def presence(target: Tensor) -> Tensor:
+    return torch.stack([(target == value).flatten(1).any(1) for value in range(CLASSES)], 1).float()
+
+
+def loss_of(output: Tensor | tuple[Tensor, ...], target: Tensor, weights: tuple[float, ...]) -> Tensor:
+    main, *others = output if isinstance(output, tuple) else (output,)
+    total = F.cross_entropy(main, centre(target, main))
+    for weight, each in zip(weights, others, strict=True):
+        is_presence = each.ndim == 2
+        term = (
+            F.binary_cross_entropy_with_logits(each, presence(target)) if is_presence else F.cross_entropy(each, target)
+        )
+        total = total + weight * term
+    return total
+
+
+def test_every_model_has_a_lesson() -> None:
+    assert set(LESSONS) == set(MODELS)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in LESSONS]
+)
+def test_overfits_four_images(name: str) -> None:
+    lesson = LESSONS[name]
+    torch.manual_seed(0)
+    model: Any = create_model(name, num_classes=CLASSES, **lesson.options).to(memory_format=torch.channels_last)
+    images, targets = four_images(lesson.side)
+    optimizer = torch.optim.Adam(model.parameters(), lesson.learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lesson.learning_rate, lesson.steps)
+    for _ in range(lesson.steps):
+        optimizer.zero_grad()
+        loss_of(model.train()(images), targets, model.aux_weights).backward()
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        logits = model.eval()(images)
+    pred, truth = logits.argmax(1).numpy(), centre(targets, logits).numpy()
+    scores = compute_scores(confusion_matrix(pred, truth, num_classes=CLASSES))
+    assert scores.miou > GOAL
