@@ -10,7 +10,15 @@ import pytest
 
 from perpixel.data import Fingerprint
 from perpixel.labels import ClassInfo, ClassTable
-from perpixel.planning import LabelFacts, Machine, Plan, label_facts, make_plan, seconds_per_megapixel
+from perpixel.planning import (
+    LabelFacts,
+    Machine,
+    Plan,
+    has_normalisation,
+    label_facts,
+    make_plan,
+    seconds_per_megapixel,
+)
 from perpixel.planning.net import MIN_PASSES, Candidate, Costs
 from perpixel.planning.rehearsal import SIDE
 
@@ -46,6 +54,7 @@ def plan(**changes: Any) -> Plan:
         "budget_s": 600.0,
         "epochs": None,
         "measure": lambda model, options, side, hopeless: 2.2 if side == SIDE else 4.4,
+        "is_normalised": lambda model, options: model != "fcn8s",
     }
     facts = changes.pop("facts", UPRIGHT)
     data = changes.pop("data", ROADS)
@@ -168,6 +177,13 @@ def test_label_facts_by_hand() -> None:
     stripes = np.zeros((40, 40), np.uint8)
     stripes[:, ::2] = 1  # one pixel wide: gone at half scale
     assert label_facts([(stripes, stripes)], table).ceiling[0.5] < 0.6
+
+
+def test_nets_without_normalisation_learn_more_slowly() -> None:
+    assert plan()["learning_rate"] == 2e-3
+    assert plan(given={"model": "fcn8s"})["learning_rate"] == 2e-4
+    assert has_normalisation("unet", {"width": 2}) and not has_normalisation("unet", {"width": 2, "norm": False})
+    assert not has_normalisation("fcn8s", {"weights": "imagenet"})
 
 
 def test_rehearsal_measures_something() -> None:

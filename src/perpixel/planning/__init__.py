@@ -2,7 +2,7 @@
 
 from perpixel.planning.facts import LabelFacts, label_facts
 from perpixel.planning.plan import COARSE_PROGRESS, COARSE_SHARE, DEFAULT_BUDGET_S, Line, Machine, Plan, make_plan
-from perpixel.planning.rehearsal import seconds_per_megapixel
+from perpixel.planning.rehearsal import has_normalisation, seconds_per_megapixel
 
 __all__ = [
     "COARSE_PROGRESS",
@@ -12,6 +12,7 @@ __all__ = [
     "Line",
     "Machine",
     "Plan",
+    "has_normalisation",
     "label_facts",
     "make_plan",
     "seconds_per_megapixel",

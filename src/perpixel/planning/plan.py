@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -106,6 +107,7 @@ def make_plan(
     budget_s: float | None,
     epochs: int | None,
     measure: Measure,
+    is_normalised: Callable[[str, dict[str, Any]], bool],
 ) -> Plan:
     """Decide everything that was not given.
 
@@ -113,6 +115,7 @@ def make_plan(
         given: settings that the user chose, by name of the line.
         budget_s: seconds for training; DEFAULT_BUDGET_S where neither this nor `epochs` is given.
         measure: (model, options, side, hopeless) -> seconds of training per megapixel of such crops on this machine.
+        is_normalised: (model, options) -> whether the net has normalising layers.
     """
     if budget_s is None and epochs is None:
         budget_s = DEFAULT_BUDGET_S
@@ -134,7 +137,7 @@ def make_plan(
     model, options, scale = _plan_net(draft, machine, costs, facts)
     _plan_values(draft, fingerprint)
     crop, batch_size = _plan_crops(draft, machine, costs, scale)
-    _plan_learning(draft, fingerprint)
+    _plan_learning(draft, fingerprint, is_normalised(model, options))
     _plan_changes(draft, fingerprint, facts)
     image_s = _image_s(costs, model, options, crop, epochs)
     # Crops of half the sides are timed only where there will be some.
@@ -195,7 +198,7 @@ def _plan_crops(draft: Draft, machine: Machine, costs: Costs, scale: float) -> t
     )
 
 
-def _plan_learning(draft: Draft, data: Fingerprint) -> None:
+def _plan_learning(draft: Draft, data: Fingerprint, is_normalised: bool) -> None:
     weighs = data.imbalance > IMBALANCED
     fact = f"the most frequent class has {data.imbalance:.0f} times the pixels of the rarest"
     draft.add("loss", "ce+dice", "cross entropy learns fast; Dice keeps small classes from being given up")
@@ -210,8 +213,11 @@ def _plan_learning(draft: Draft, data: Fingerprint) -> None:
         "rare_share", 0.33 if weighs else 0.0, "share of crops placed on a class drawn with equal chance; " + fact
     )
     draft.add("optimizer", "adamw", "forgiving of the rate, which nobody has time to tune")
-    rate = "peak for AdamW from scratch with batch normalisation: 1e-3 and 4e-3 both learned less in ten minutes"
-    draft.add("learning_rate", 2e-3, rate)
+    if is_normalised:
+        rate = "peak for AdamW from scratch with batch normalisation: 1e-3 and 4e-3 both learned less in ten minutes"
+        draft.add("learning_rate", 2e-3, rate)
+    else:
+        draft.add("learning_rate", 2e-4, "no layer normalises its maps: at 1e-3 a net of VGG16's depth diverged")
     draft.add("schedule", "onecycle", "reaches its best at the end of any budget (Smith & Topin 2018)")
     draft.add("weight_decay", 0.01, "AdamW's usual")
     draft.add("ema_share", 0.02, "averaging the weights over 2 % of the steps smooths a short run")

@@ -11,11 +11,21 @@ from torch import nn
 
 from perpixel.models import create_model
 
+# Layers that keep the signal's size whatever the weights are.
+NORMALISATIONS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+
 # Crops that steps are timed on: small enough to take a blink, large enough to be representative.
 SIDE = 192
 BATCH = 2
 # How much longer than its successors the very first step may take.
 COLD = 3.0
+
+
+def has_normalisation(model: str, options: dict[str, Any]) -> bool:
+    """Whether a net normalises its maps anywhere; without, it bears a tenth of the learning rate."""
+    with torch.device("meta"):
+        net = create_model(model, **{name: value for name, value in options.items() if name != "weights"})
+    return any(isinstance(part, NORMALISATIONS) for part in net.modules())
 
 
 def seconds_per_megapixel(
