@@ -12,9 +12,11 @@ from perpixel.errors import InputError
 from perpixel.layers import BatchNorm2d, ConvNormAct, classifier_normal_, he_normal_
 
 
-def test_conv_norm_act_has_a_bias_only_without_norm():
+def test_conv_norm_act_has_a_bias_only_without_norm_unless_asked():
     assert ConvNormAct(2, 3).conv.bias is None
     assert ConvNormAct(2, 3, norm=False).conv.bias is not None
+    assert ConvNormAct(2, 3, bias=True).conv.bias is not None
+    assert ConvNormAct(2, 3, norm=False, bias=False).conv.bias is None
     assert [name for name, _ in ConvNormAct(2, 3).named_children()] == ["conv", "norm", "act"]
     assert [name for name, _ in ConvNormAct(2, 3, norm=False, activation=None).named_children()] == ["conv"]
 

@@ -64,6 +64,31 @@ def test_torchvision_classifiers_give_the_same_answer_at_224_and_6x6_at_384(buil
 
 
 @torch.no_grad()
+def test_a_padded_trunk_answers_alike_wherever_the_image_is_cut():
+    """Padding spoils what sees the border: crops do, the inner answers of one pass over a larger image do not."""
+    torch.manual_seed(0)
+    classifier = small_vgg()
+    made = convolutionalise(classifier)
+    image = torch.randn(1, 3, 448, 448)
+    # An answer sees 286 pixels, from 31 above and left of its window on: those of the middle see no border.
+    whole, cut = made(image), made(image[..., 32:416, 32:416])
+    assert whole.shape == (1, 5, 8, 8)
+    assert cut.shape == (1, 5, 6, 6)
+    spread = whole[..., 1:7, 1:7].std().item()
+    assert torch.allclose(whole[..., 2:6, 2:6], cut[..., 1:5, 1:5], atol=1e-3 * spread)
+    assert not torch.allclose(whole[..., 1, 1], cut[..., 0, 0], atol=0.01 * spread)
+    assert not torch.allclose(cut[..., 2, 2], classifier(image[..., 96:320, 96:320]), atol=0.01 * spread)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("build", [unpadded_classifier, small_vgg, small_alexnet, small_googlenet])
+def test_another_answer_for_every_32_pixels(build: Callable[[], nn.Module]):
+    made = convolutionalise(build()).to("meta")
+    for size, cells in ((224, 1), (256, 2), (384, 6), (640, 14)):
+        assert made(torch.empty(2, 3, size, 224, device="meta")).shape == (2, 5, cells, 1)
+
+
+@torch.no_grad()
 def test_a_pool_into_cells_becomes_a_sliding_pool_and_a_dilated_convolution():
     classifier = nn.Sequential(
         nn.Conv2d(1, 3, 1), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 4), nn.BatchNorm1d(4)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from perpixel.errors import InputError
-from perpixel.layers import crop_like, fit_like, pad_to_least, pad_to_like, pad_to_multiple
+from perpixel.layers import crop_like, fit_like, mirror_to, pad_to_least, pad_to_like, pad_to_multiple
 
 
 def numbered(height: int, width: int) -> torch.Tensor:
@@ -42,6 +42,19 @@ def test_fit_like_cuts_one_side_and_pads_the_other():
 @pytest.mark.parametrize(("size", "padded"), [((1, 1), (8, 8)), ((8, 16), (8, 16)), ((9, 7), (16, 8))])
 def test_pad_to_multiple(size, padded):
     assert tuple(pad_to_multiple(numbered(*size), 8).shape[2:]) == padded
+
+
+@pytest.mark.parametrize(("side", "padded"), [(1, 1), (2, 9), (8, 9), (9, 9), (10, 17)])
+def test_pad_to_multiple_with_a_remainder(side, padded):
+    assert tuple(pad_to_multiple(numbered(side, 9), 8, 1).shape[2:]) == (padded, 9)
+
+
+@pytest.mark.parametrize(
+    ("width", "mirrored"),
+    [(4, [2, 1, 0, 1, 2, 3, 2, 1, 0]), (2, [0, 1, 0, 1, 0, 1, 0, 1, 0]), (1, [0] * 9)],
+)
+def test_mirror_to_repeats_no_edge_and_turns_as_often_as_needed(width, mirrored):
+    assert mirror_to(numbered(1, width), (1, 9), 2)[0, 0, 0].tolist() == mirrored
 
 
 def test_padding_keeps_what_already_fits_and_the_memory_format():

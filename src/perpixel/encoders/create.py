@@ -10,6 +10,8 @@ from perpixel.errors import InputError
 
 OUTPUT_STRIDES = (8, 16, 32)
 TORCHVISION_PREFIX = "torchvision/"
+# Cut as segmentation papers do, which neither library offers: see mobilenet_v3.py.
+MOBILENET_V3 = ("mobilenet_v3_large", "mobilenet_v3_small")
 
 
 def create_encoder(
@@ -25,7 +27,8 @@ def create_encoder(
     """Build an encoder by its timm name ('resnet18', 'convnext_tiny') or as 'torchvision/resnet18'.
 
     Args:
-        name: timm model name, or "torchvision/" and a torchvision classification model.
+        name: timm model name, "torchvision/" and a torchvision classification model, or "mobilenet_v3_large" for
+            torchvision's network with the features that published segmentation weights use.
         in_channels: any count; a pretrained stem is adapted (`adapt_stem_weight`).
         weights: None starts at random; "imagenet" downloads the library's default weights, the only place that
             does; otherwise a local .safetensors, .pth or .pt file in the library's own naming.
@@ -55,6 +58,12 @@ def create_encoder(
             output_stride=output_stride,
             multi_grid=multi_grid or (1,),
             depth=depth,
+        )
+    if name in MOBILENET_V3:
+        from perpixel.encoders.mobilenet_v3 import mobilenet_v3_encoder
+
+        return mobilenet_v3_encoder(
+            name, in_channels=in_channels, weights=source, output_stride=output_stride, depth=depth
         )
     # Imported here because timm and torchvision take longer to import than torch; most commands need neither.
     if name.startswith(TORCHVISION_PREFIX):

@@ -25,16 +25,27 @@ class Encoder(nn.Module):
     """Wraps `net`: image (B, C, H, W) -> features [(B, channels[i], H / strides[i], W / strides[i])], fine to coarse.
 
     The sizes are exact where H and W are multiples of `multiple`, the coarsest stride; between them networks round
-    up or down each in its own way, so models pad to the multiple first and crop at the end.
+    up or down each in its own way, so models pad to the multiple first and crop at the end, or take the image as it
+    is where `takes_any_size` and resize.
 
     Attributes:
         channels: channels of each feature.
         strides: input size over feature size, never falling; a dilated encoder repeats its last stride.
         multiple: the coarsest stride.
+        least: shortest side of an image that it takes; more than the multiple where its layers do not pad.
+        takes_any_size: features of any image, from 1x1 on, have its size over the stride rounded up.
     """
 
     def __init__(
-        self, name: str, net: nn.Module, channels: list[int], strides: list[int], *, is_channels_last: bool = False
+        self,
+        name: str,
+        net: nn.Module,
+        channels: list[int],
+        strides: list[int],
+        *,
+        is_channels_last: bool = False,
+        takes_any_size: bool = False,
+        least: int | None = None,
     ) -> None:
         super().__init__()
         check_pyramid(name, strides)
@@ -43,6 +54,8 @@ class Encoder(nn.Module):
         self.channels = channels
         self.strides = strides
         self.multiple = strides[-1]
+        self.takes_any_size = takes_any_size
+        self.least = least or self.multiple
         self.has_batch_norm = any(isinstance(part, nn.BatchNorm2d) for part in net.modules())
         self.is_channels_last = is_channels_last  # of the features of `net`: (B, H, W, C), as Swin gives them
 

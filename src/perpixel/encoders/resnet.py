@@ -215,7 +215,8 @@ def resnet_encoder(
     )
     if weights is not None:
         _load(net, name, variant, weights)
-    return Encoder(name, net, net.channels, net.strides)
+    # The unpadded pool of variant a rounds another way, and needs two pixels.
+    return Encoder(name, net, net.channels, net.strides, takes_any_size=variant != "a")
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import timm
 from torch import Tensor, nn
 
 from perpixel.encoders.encoder import Encoder, check_pyramid
+from perpixel.encoders.unpadded import least_side
 from perpixel.encoders.weights import check_covers, read_state_dict
 from perpixel.errors import InputError
 
@@ -43,7 +44,8 @@ def timm_encoder(name: str, in_channels: int, weights: str | None, output_stride
         net = _build(name, options)
     is_channels_last = getattr(net, "output_fmt", None) == "NHWC"
     channels, strides = list(net.feature_info.channels()), list(net.feature_info.reduction())
-    return Encoder(name, net, channels, strides, is_channels_last=is_channels_last)
+    least = least_side(net, in_channels, strides[-1])
+    return Encoder(name, net, channels, strides, is_channels_last=is_channels_last, least=least)
 
 
 def _build(name: str, options: dict[str, Any]) -> Any:
@@ -51,9 +53,10 @@ def _build(name: str, options: dict[str, Any]) -> Any:
         return timm.create_model(name, features_only=True, **options)
     except REFUSALS as error:
         asked = ", ".join(f"{key}={value}" for key, value in options.items() if key != "pretrained_cfg_overlay")
+        instead = "output_stride=32" if "output_stride" in options else "leave out what it does not take"
         raise InputError(
             f"encoder '{name}' cannot be built with {asked} ({_first_line(error)}): "
-            "choose another encoder, or leave out what it does not take"
+            f"choose another encoder, or {instead}"
         ) from error
     except OSError as error:
         raise InputError(

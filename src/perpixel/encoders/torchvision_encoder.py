@@ -14,6 +14,7 @@ from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from perpixel.encoders.encoder import Encoder, check_pyramid
+from perpixel.encoders.unpadded import least_side
 from perpixel.encoders.weights import adapt_stem_weight, check_covers, read_state_dict
 from perpixel.errors import InputError
 
@@ -40,7 +41,9 @@ def torchvision_encoder(name: str, in_channels: int, weights: str | None, output
     taps = _last_of_each_stride(name, net, in_channels, depth)
     nodes = {node: str(stride) for node, stride, _ in taps}
     extractor = create_feature_extractor(net, nodes, suppress_diff_warning=True)
-    return Encoder(f"torchvision/{name}", extractor, [tap[2] for tap in taps], [tap[1] for tap in taps])
+    strides = [tap[1] for tap in taps]
+    least = least_side(extractor, in_channels, strides[-1])
+    return Encoder(f"torchvision/{name}", extractor, [tap[2] for tap in taps], strides, least=least)
 
 
 def _build(name: str, weights: str | None, output_stride: int) -> nn.Module:

@@ -2,12 +2,13 @@
 
 from perpixel.layers.conv_norm_act import ConvNormAct
 from perpixel.layers.convolutionalise import conv_weight, convolutionalise, linear_to_conv
-from perpixel.layers.fit import crop_like, fit_like, pad_to_least, pad_to_like, pad_to_multiple
+from perpixel.layers.fit import crop_like, fit_like, mirror_to, pad_to_least, pad_to_like, pad_to_multiple
 from perpixel.layers.initialise import classifier_normal_, he_normal_
 from perpixel.layers.norm import BatchNorm2d
 from perpixel.layers.resize import resize_like, resize_to
 from perpixel.layers.separable import SeparableConv
 from perpixel.layers.sizes import conv_centre, conv_size, pool_size, transposed_centre, transposed_size
+from perpixel.layers.unpool import max_pool_places, unpool_places
 from perpixel.layers.upsample import BilinearUpsample, bilinear_kernel
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     "fit_like",
     "he_normal_",
     "linear_to_conv",
+    "max_pool_places",
+    "mirror_to",
     "pad_to_least",
     "pad_to_like",
     "pad_to_multiple",
@@ -33,4 +36,5 @@ __all__ = [
     "resize_to",
     "transposed_centre",
     "transposed_size",
+    "unpool_places",
 ]

@@ -20,8 +20,9 @@ class ConvNormAct(nn.Sequential):
     Args:
         kernel_size: one side of the square kernel.
         padding: pixels on each side; None means "same" at stride 1, that is dilation * (kernel_size - 1) / 2.
-        norm: batch normalisation after the convolution; the convolution then has no bias, which BN would cancel.
+        norm: batch normalisation after the convolution.
         activation: builds the activation; None leaves it out.
+        bias: of the convolution; None gives it one where no normalisation follows, which would cancel it.
     """
 
     def __init__(
@@ -36,13 +37,15 @@ class ConvNormAct(nn.Sequential):
         padding: int | None = None,
         norm: bool = True,
         activation: Callable[[], nn.Module] | None = relu,
+        bias: bool | None = None,
     ) -> None:
         super().__init__()
         if padding is None:
             padding = dilation * (kernel_size - 1) // 2
         self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups=groups, bias=not norm
-        )
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups=groups,
+            bias=not norm if bias is None else bias,
+        )  # fmt: skip
         if norm:
             self.norm = BatchNorm2d(out_channels)
         if activation is not None:

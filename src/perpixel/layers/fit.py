@@ -1,7 +1,8 @@
-"""Bring one map to the size of another without resampling: crop it, or pad it with zeros."""
+"""Bring one map to the size of another without resampling: crop it, pad it with zeros, or mirror it."""
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -43,12 +44,15 @@ def pad_to_like(maps: Tensor, like: Tensor) -> Tensor:
     return F.pad(maps, (0, cols, 0, rows)) if rows or cols else maps
 
 
-def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
+def pad_to_multiple(image: Tensor, multiple: int, remainder: int = 0) -> Tensor:
     """Add rows and columns of zeros at the end of (B, C, H, W) until both sides are multiples of `multiple`.
 
     Zero is the mean colour of a normalised image, and what the convolutions pad with anyway.
+
+    Args:
+        remainder: what the sides leave over, as 1 in DeepLab's sizes 8k + 1.
     """
-    rows, cols = -image.shape[-2] % multiple, -image.shape[-1] % multiple
+    rows, cols = (remainder - image.shape[-2]) % multiple, (remainder - image.shape[-1]) % multiple
     return F.pad(image, (0, cols, 0, rows)) if rows or cols else image
 
 
@@ -61,3 +65,13 @@ def pad_to_least(image: Tensor, least: int) -> Tensor:
 def fit_like(maps: Tensor, like: Tensor) -> Tensor:
     """Cut or pad (B, C, H, W) `maps` at the end of each side to the height and width of `like`."""
     return pad_to_like(maps[..., : like.shape[-2], : like.shape[-1]], like)
+
+
+def mirror_to(image: Tensor, size: tuple[int, int], margin: int) -> Tensor:
+    """Mirror (B, C, H, W) by `margin` at the top and left and up to `size` in all, however small the image is."""
+    for axis, total in zip((-2, -1), size):
+        side = image.shape[axis]
+        period = max(1, 2 * (side - 1))
+        places = torch.arange(-margin, total - margin, device=image.device) % period
+        image = image.index_select(axis, torch.minimum(places, period - places).clamp_max(side - 1))
+    return image
