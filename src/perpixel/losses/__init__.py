@@ -11,16 +11,22 @@ from perpixel.losses.class_weights import CLASS_WEIGHTS, class_weights, positive
 from perpixel.losses.cross_entropy import BinaryCrossEntropy, CrossEntropy, binary_cross_entropy, cross_entropy
 from perpixel.losses.dice import Dice, soft_dice
 from perpixel.losses.focal import Focal, binary_focal, focal
+from perpixel.losses.iou import IoU, soft_iou
+from perpixel.losses.ms_ssim import MSSSIM, ms_ssim, ms_ssim_loss
+from perpixel.losses.presence import presence_loss
+from perpixel.losses.presets import hybrid
 from perpixel.losses.spec import build_loss, parse_loss
 from perpixel.losses.sum import WeightedSum
 
 __all__ = [
     "CLASS_WEIGHTS",
     "LOSSES",
+    "MSSSIM",
     "BinaryCrossEntropy",
     "CrossEntropy",
     "Dice",
     "Focal",
+    "IoU",
     "WeightedSum",
     "binary_cross_entropy",
     "binary_focal",
@@ -28,9 +34,14 @@ __all__ = [
     "create_loss",
     "cross_entropy",
     "focal",
+    "hybrid",
+    "ms_ssim",
+    "ms_ssim_loss",
     "parse_loss",
     "positive_weight",
+    "presence_loss",
     "soft_dice",
+    "soft_iou",
 ]
 
 LOSSES: dict[str, Callable[..., nn.Module]] = {
@@ -38,6 +49,9 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
     "bce": BinaryCrossEntropy,
     "focal": Focal,
     "dice": Dice,
+    "iou": IoU,
+    "msssim": MSSSIM,
+    "hybrid": hybrid,
 }
 
 
@@ -46,7 +60,7 @@ def create_loss(spec: str, *, class_weights: Tensor | None = None, ignore_index:
 
     Args:
         spec: terms joined by +, each weight*name:option=value,option=value with a name of `LOSSES`.
-        class_weights: (K,) float for the terms that take them (all but "dice").
+        class_weights: (K,) float for the terms that take them ("ce", "bce", "focal" and "hybrid").
         ignore_index: target value left out of every term.
     Returns:
         A module called as loss(logits (B, K, *S), target (B, *S)) -> scalar.

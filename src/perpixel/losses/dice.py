@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from perpixel.errors import InputError
-from perpixel.losses.target import Prepared, prepare
-
-CLASSES = ("present", "all")
+from perpixel.losses.overlap import check_classes, mean_over_classes, overlap_sums
+from perpixel.losses.target import prepare
 
 
 def soft_dice(
@@ -40,52 +39,13 @@ def soft_dice(
     Returns:
         Scalar in [0, 1], float32 also under autocast. Zero, with zero gradient, when every pixel is ignored.
     """
-    if classes not in CLASSES:
-        raise InputError(f"classes is '{classes}': give 'present' or 'all'")
+    check_classes(classes)
     with torch.autocast(logits.device.type, enabled=False):
         prepared = prepare(logits, target, ignore_index)
-        overlap, predicted, truth = _sums(prepared, squared)  # (B, K) each
-        seen = _seen(prepared)  # (B, 1)
-        if batch:
-            overlap, predicted, truth = overlap.sum(0), predicted.sum(0), truth.sum(0)  # (K,)
-            seen = seen.any(0)
+        overlap, predicted, truth = overlap_sums(prepared, squared=squared, batch=batch)  # (B, K) or (K,) each
         below = (predicted + truth + smooth).clamp_min(torch.finfo(predicted.dtype).tiny)
         costs = 1 - (2 * overlap + smooth) / below
-        counted = (truth > 0 if classes == "present" else torch.ones_like(truth, dtype=torch.bool)) & seen
-        if not include_background and logits.shape[1] > 1:
-            costs, counted = costs[..., 1:], counted[..., 1:]
-        means = (costs * counted).sum(-1) / counted.sum(-1).clamp_min(1)  # () or (B,)
-        return means.sum() / counted.any(-1).sum().clamp_min(1)
-
-
-def _sums(prepared: Prepared, squared: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """(sum p y, sum p or p^2, sum y), each (B, K), over the valid pixels, without a one-hot copy of the target."""
-    logits = prepared.logits.flatten(2)  # (B, K, N)
-    target = prepared.target.flatten(1)  # (B, N)
-    valid = None if prepared.valid is None else prepared.valid.flatten(1).to(logits)
-    weight = torch.ones_like(target, dtype=logits.dtype) if valid is None else valid
-    if logits.shape[1] == 1:
-        probs = logits.sigmoid()
-        truth = target.to(logits).unsqueeze(1)
-        return (probs * truth).sum(2), _total(probs, valid, squared), truth.sum(2)
-    probs = logits.softmax(1)
-    at_target = probs.gather(1, target.unsqueeze(1)).squeeze(1)  # (B, N)
-    empty = logits.new_zeros(logits.shape[:2])
-    overlap = empty.scatter_add(1, target, at_target * weight)
-    return overlap, _total(probs, valid, squared), empty.scatter_add(1, target, weight)
-
-
-def _total(probs: Tensor, valid: Tensor | None, squared: bool) -> Tensor:
-    if squared:
-        probs = probs.square()
-    return probs.sum(2) if valid is None else (probs * valid.unsqueeze(1)).sum(2)
-
-
-def _seen(prepared: Prepared) -> Tensor:
-    """(B, 1) bool: does the sample have a valid pixel at all?"""
-    if prepared.valid is None:
-        return torch.ones(prepared.target.shape[0], 1, dtype=torch.bool, device=prepared.target.device)
-    return prepared.valid.flatten(1).any(1, keepdim=True)
+        return mean_over_classes(costs, truth, prepared, classes=classes, include_background=include_background)
 
 
 class Dice(nn.Module):
@@ -103,8 +63,7 @@ class Dice(nn.Module):
         include_background: bool = True,
     ) -> None:
         super().__init__()
-        if classes not in CLASSES:
-            raise InputError(f"classes is '{classes}': give 'present' or 'all'")
+        check_classes(classes)
         if not smooth >= 0:
             raise InputError(f"smooth is {smooth}: give 0 or more")
         self.ignore_index = ignore_index
