@@ -19,6 +19,7 @@ from perpixel.errors import InputError
 from perpixel.files import make_folder, write_json, write_text
 from perpixel.images import resize_image, to_display, write_png
 from perpixel.inference.predictor import Predictor
+from perpixel.inference.sampling import check_samples
 from perpixel.labels import ClassTable, colourise, error_map, resize_label_map
 from perpixel.metrics import bootstrap_intervals, compute_scores, confusion_matrix, per_image_table
 
@@ -36,6 +37,7 @@ def evaluate_split(
     out: str | Path,
     *,
     tta: bool = False,
+    dropout_samples: int = 0,
     seed: int = 0,
     on_image: OnImage | None = None,
 ) -> dict[str, Any]:
@@ -47,7 +49,8 @@ def evaluate_split(
         predictor: model with its classes; the data set must have the same ones, in the same order.
         split: a split of the data set.
         tta: average over mirror images of the kinds that the model was trained with.
-        seed: of the bootstrap.
+        dropout_samples: average over this many passes with dropout on; 0 is one pass without.
+        seed: of the bootstrap and of the dropout.
         on_image: called with (done, total, name).
     Returns:
         What scores.json holds.
@@ -58,9 +61,11 @@ def evaluate_split(
     samples = dataset.split(split)
     if tta:
         predictor.mirrors()  # refuses before anything is written
+    check_samples(predictor.model, dropout_samples)
+    way: dict[str, Any] = {"tta": tta, "samples": dropout_samples, "seed": seed}
     folder = _empty_folder(Path(out))
     began = time.perf_counter()
-    matrices, pixels = _predict_all(predictor, dataset, samples, tta, on_image)
+    matrices, pixels = _predict_all(predictor, dataset, samples, way, on_image)
     seconds = time.perf_counter() - began
 
     names = list(dataset.classes.names)
@@ -72,7 +77,7 @@ def evaluate_split(
         "classes": names,
         "colours": dataset.classes.colours.tolist(),
         **_scores(matrices, names, seed),
-        "cases": list(_write_cases(predictor, dataset, samples, table, folder)),
+        "cases": list(_write_cases(predictor, dataset, samples, way, table, folder)),
         "timing": {
             "images": len(samples),
             "seconds": round(seconds, 3),
@@ -80,6 +85,7 @@ def evaluate_split(
             "megapixels_per_s": round(pixels / seconds / 1e6, 3),
         },
         "tta": tta,
+        "dropout_samples": dropout_samples,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_json(folder / "scores.json", result)
@@ -116,13 +122,17 @@ def check_classes(table: ClassTable, dataset: Dataset) -> None:
 
 
 def _predict_all(
-    predictor: Predictor, dataset: Dataset, samples: Sequence[Sample], tta: bool, on_image: OnImage | None
+    predictor: Predictor,
+    dataset: Dataset,
+    samples: Sequence[Sample],
+    way: dict[str, Any],
+    on_image: OnImage | None,
 ) -> tuple[np.ndarray, int]:
     classes = dataset.classes
     matrices, pixels = [], 0
     for done, sample in enumerate(samples):
         image, target = dataset.load(sample)
-        pred = predictor.predict(image, tta=tta).label_map
+        pred = predictor.predict(image, **way).label_map
         matrices.append(
             confusion_matrix(pred, target, num_classes=classes.num_classes, ignore_index=classes.ignore_index)
         )
@@ -158,13 +168,18 @@ def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def _write_cases(
-    predictor: Predictor, dataset: Dataset, samples: Sequence[Sample], table: list[dict[str, Any]], folder: Path
+    predictor: Predictor,
+    dataset: Dataset,
+    samples: Sequence[Sample],
+    way: dict[str, Any],
+    table: list[dict[str, Any]],
+    folder: Path,
 ) -> Iterator[dict[str, Any]]:
     """Pictures of the best, the median and the worst images, by the mIoU of each by itself."""
     by_name = {sample.name: sample for sample in samples}
     for rank, row in choose_cases(table):
         stem = f"{rank}-{len(list((folder / 'cases').glob(f'{rank}-*_image.png'))) + 1}"
-        pictures = case_pictures(predictor, dataset, by_name[row["name"]])
+        pictures = case_pictures(predictor, dataset, by_name[row["name"]], way)
         files = {kind: f"cases/{stem}_{kind}.png" for kind in pictures}
         for kind, picture in pictures.items():
             write_png(folder / files[kind], picture)
@@ -184,10 +199,10 @@ def choose_cases(table: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]
     return chosen
 
 
-def case_pictures(predictor: Predictor, dataset: Dataset, sample: Sample) -> dict[str, np.ndarray]:
-    """image, truth, prediction, error and uncertainty of one sample, (h, w, 3) uint8 each."""
+def case_pictures(predictor: Predictor, dataset: Dataset, sample: Sample, way: dict[str, Any]) -> dict[str, np.ndarray]:
+    """image, truth, prediction, error and uncertainty of one sample, (h, w, 3) uint8 each, predicted in this way."""
     image, target = dataset.load(sample)
-    prediction = predictor.predict(image, uncertainty=True)
+    prediction = predictor.predict(image, uncertainty=True, **way)
     assert prediction.uncertainty is not None
     height, width = target.shape
     factor = min(1.0, CASE_SIDE / max(height, width))

@@ -2,7 +2,7 @@
 
 runs/<name>/
   config.json  plan.json  fingerprint.json  check.json  splits.json  legs.json  log.jsonl
-  checkpoints/{last,best}.safetensors
+  checkpoints/{last,best}.safetensors   initial.safetensors, where it started from the weights of another (start.json)
   bundle/{config.json,model.safetensors,metrics.json,README.md}
   evaluation/<split>/...   report.html
 """
@@ -32,6 +32,11 @@ class RunFolder:
     @property
     def best(self) -> Path:
         return self.path / "checkpoints" / "best.safetensors"
+
+    @property
+    def initial(self) -> Path:
+        """Weights that the run starts from, where these are not chance."""
+        return self.path / "checkpoints" / "initial.safetensors"
 
     @property
     def bundle(self) -> Path:

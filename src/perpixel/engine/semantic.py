@@ -13,6 +13,7 @@ from perpixel.data import Dataset, Sample
 from perpixel.data.batches import Batch, TrainingCrops, batches
 from perpixel.inference.bundle import BundleConfig
 from perpixel.inference.predictor import Predictor
+from perpixel.losses import presence_loss
 from perpixel.metrics import compute_scores, confusion_matrix
 
 
@@ -66,12 +67,19 @@ class SemanticTask:
         )
 
     def loss(self, outputs: Tensor | tuple[Tensor, ...], batch: Batch) -> Tensor:
-        """Loss of the main logits plus the weighted losses of the further outputs."""
+        """Loss of the main logits plus the weighted losses of the further outputs.
+
+        A further output (B, K) tells which classes the image holds; the others are logits like the main ones.
+        """
         main, *others = outputs if isinstance(outputs, tuple) else (outputs,)
         target = batch.target.to(main.device, non_blocking=True)
         total = self.loss_module(main, target)
         for weight, logits in zip(self.aux_weights, others, strict=True):
-            total = total + weight * self.loss_module(logits, target)
+            if logits.ndim == 2:
+                term = presence_loss(logits, target, ignore_index=self.config.classes.ignore_index)
+            else:
+                term = self.loss_module(logits, target)
+            total = total + weight * term
         return total
 
     def validate(self, model: nn.Module) -> dict[str, Any]:

@@ -9,7 +9,7 @@ bundle/
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from perpixel.errors import InputError
 from perpixel.files import make_folder, read_json, write_json, write_text
 from perpixel.images import Normalisation
 from perpixel.labels import ClassTable
-from perpixel.models import create_model
+from perpixel.models import MODELS, create_model, option_names
 from perpixel.models.weights import load_weights, save_weights
 
 FORMAT = 1
@@ -139,12 +139,38 @@ def find_bundle(path: str | Path) -> Path:
     raise InputError(f"{folder}: neither a run nor a bundle (no config.json with model.safetensors): check the path")
 
 
-def load_bundle(path: str | Path) -> tuple[nn.Module, BundleConfig]:
-    """Read the net (eval mode, fp32, on the CPU) and the config of a bundle or run."""
+def read_bundle_config(folder: Path) -> BundleConfig:
+    """The config of a bundle folder, as `find_bundle` gives it."""
+    return BundleConfig.from_json(read_json(folder / "config.json"), str(folder / "config.json"))
+
+
+def load_bundle(path: str | Path, *, prune_level: int | None = None) -> tuple[nn.Module, BundleConfig]:
+    """Read the net (eval mode, fp32, on the CPU) and the config of a bundle or run.
+
+    Args:
+        prune_level: keep only the part of a U-Net++ that its head of this level needs; the config then says so too.
+    Raises:
+        InputError: not a bundle, damaged, or a model that cannot be pruned.
+    """
     folder = find_bundle(path)
-    where = str(folder / "config.json")
-    config = BundleConfig.from_json(read_json(folder / "config.json"), where)
+    config = read_bundle_config(folder)
+    if prune_level is not None:
+        config = _pruned(config, prune_level, str(folder))
     with torch.random.fork_rng(devices=[]):  # building draws initial weights; the caller's generator stays as it was
         model = build_model(config)
     load_weights(model, folder / "model.safetensors")
     return model.eval(), config
+
+
+def _pruned(config: BundleConfig, level: int, where: str) -> BundleConfig:
+    """`config` of the same bundle's net, cut down to what its head `level` needs."""
+    builder = MODELS.get(config.model)
+    if builder is None or "prune_level" not in option_names(builder):
+        able = ", ".join(name for name, each in MODELS.items() if "prune_level" in option_names(each))
+        raise InputError(f"{where}: prune level {level}: '{config.model}' cannot be pruned, only {able}: leave it out")
+    if not config.options.get("deep_supervision"):
+        raise InputError(
+            f"{where}: prune level {level}: this {config.model} was trained without deep supervision, so that it has "
+            "only its last head: train one with -O deep_supervision=true"
+        )
+    return replace(config, options={**config.options, "deep_supervision": False, "prune_level": level})

@@ -14,11 +14,13 @@ from perpixel.errors import InputError
 from perpixel.files import atomic, make_folder, read_json, write_json
 from perpixel.images import read_image, to_display, write_png
 from perpixel.inference.predictor import Prediction, Predictor
+from perpixel.inference.sampling import check_samples
 from perpixel.labels import overlay
 
 # Beside the results: which model and settings made them, so that results of another are never taken for these.
 RECORD = "predictions.json"
 OVERLAYS, PROBS = "overlays", "probs"
+UNCERTAINTIES = ("uncertainty", "model_uncertainty")
 
 
 def predict_files(
@@ -28,8 +30,11 @@ def predict_files(
     *,
     overlays: bool = True,
     probs: bool = False,
+    uncertainty: bool = False,
     overwrite: bool = False,
     tta: bool = False,
+    samples: int = 0,
+    seed: int = 0,
     on_image: Callable[[int, int, str], None] | None = None,
 ) -> tuple[list[str], list[str]]:
     """Predict each image into `out`.
@@ -38,7 +43,10 @@ def predict_files(
         images: files; results take their names (without the common folder), with the suffix .png.
         overlays: also write overlays/NAME.png.
         probs: also write probs/NAME.npy, (K, H, W) float16.
+        uncertainty: also write uncertainty/NAME.png, 16-bit grey, 65535 = all classes equally likely; and with samples
+            model_uncertainty/NAME.png on the same scale.
         overwrite: do again what is done by this model with these settings.
+        tta, samples, seed: as `Predictor.predict` takes them.
     Returns:
         (written, skipped) names.
     Raises:
@@ -46,18 +54,23 @@ def predict_files(
     """
     if tta:
         predictor.mirrors()  # refuses before anything is written
+    check_samples(predictor.model, samples)
     folder = make_folder(out)
     names = result_names(images)
     _refuse_own_inputs(images, names, folder)
-    _claim(folder, predictor, tta, overwrite)
+    settings: dict[str, Any] = {"tta": tta}
+    if samples:
+        settings |= {"samples": samples, "seed": seed}
+    _claim(folder, predictor, settings, overwrite)
+    maps = UNCERTAINTIES[: 2 if samples else 1] if uncertainty else ()
     written, skipped = [], []
     for done, (image, name) in enumerate(zip(images, names)):
-        targets = _targets(folder, name, overlays, probs)
+        targets = _targets(folder, name, overlays, probs, maps)
         # The label map is written last: where it stands, the others stand too.
         if not overwrite and all(target.is_file() for target in targets.values()):
             skipped.append(name)
         else:
-            _predict_one(predictor, image, targets, tta)
+            _predict_one(predictor, image, targets, settings)
             written.append(name)
         if on_image:
             on_image(done + 1, len(images), name)
@@ -94,13 +107,13 @@ def _refuse_own_inputs(images: Sequence[Path], names: Sequence[str], folder: Pat
             raise InputError(f"{image}: its label map would be written over it: choose another --out than its folder")
 
 
-def _claim(folder: Path, predictor: Predictor, tta: bool, overwrite: bool) -> None:
+def _claim(folder: Path, predictor: Predictor, settings: dict[str, Any], overwrite: bool) -> None:
     """Write down who makes the results here; refuse to mix them with another's."""
-    record = {"model": fingerprint(predictor), "tta": tta, "classes": predictor.config.classes.to_json()}
+    record = {"model": fingerprint(predictor), **settings, "classes": predictor.config.classes.to_json()}
     path = folder / RECORD
     if path.is_file() and not overwrite:
         found: Any = read_json(path)
-        if not isinstance(found, dict) or {key: found.get(key) for key in record} != record:
+        if found != record:
             raise InputError(
                 f"{folder}: holds predictions of another model or other settings: choose another --out, "
                 "or replace them with --overwrite"
@@ -124,24 +137,28 @@ def fingerprint(predictor: Predictor) -> str:
     return digest.hexdigest()
 
 
-def _targets(folder: Path, name: str, overlays: bool, probs: bool) -> dict[str, Path]:
+def _targets(folder: Path, name: str, overlays: bool, probs: bool, maps: Sequence[str]) -> dict[str, Path]:
     targets = {"label_map": folder / f"{name}.png"}
     if overlays:
         targets["overlay"] = folder / OVERLAYS / f"{name}.png"
     if probs:
         targets["probs"] = folder / PROBS / f"{name}.npy"
-    return targets
+    return targets | {kind: folder / kind / f"{name}.png" for kind in maps}
 
 
-def _predict_one(predictor: Predictor, path: Path, targets: dict[str, Path], tta: bool) -> None:
+def _predict_one(predictor: Predictor, path: Path, targets: dict[str, Path], settings: dict[str, Any]) -> None:
     image = read_image(path)
-    prediction = predictor.predict(image, probs="probs" in targets, tta=tta)
+    prediction = predictor.predict(
+        image, probs="probs" in targets, uncertainty=UNCERTAINTIES[0] in targets, **settings
+    )  # fmt: skip
     if "probs" in targets:
         assert prediction.probs is not None
         with atomic(targets["probs"]) as temporary, open(temporary, "wb") as file:
             np.save(file, prediction.probs.astype(np.float16))
     if "overlay" in targets:
         write_png(targets["overlay"], overlay(to_display(image), prediction.label_map, prediction.classes))
+    for kind in set(UNCERTAINTIES) & set(targets):
+        write_png(targets[kind], np.round(getattr(prediction, kind) * 65535).astype(np.uint16))
     write_label_map(targets["label_map"], prediction)
 
 

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from perpixel.errors import InputError
 from perpixel.images import read_image
 from perpixel.inference.bundle import BundleConfig, load_bundle
-from perpixel.inference.sliding import sliding_window
+from perpixel.inference.sampling import check_samples, mean_of_passes, sampling
+from perpixel.inference.sliding import Run, sliding_window
 from perpixel.labels import ClassTable, colourise
+from perpixel.layers import mirror_to
 
 # Share of a window shared with its neighbour on each side, before Gaussian blending.
 OVERLAP = 0.25
@@ -34,6 +36,9 @@ class Prediction:
         classes: names and colours of the indices.
         probs: (K, H, W) float32 probabilities, where asked for.
         uncertainty: (H, W) float32 entropy in 0..1 (1 = all classes equally likely), where asked for.
+        model_uncertainty: (H, W) float32 in 0..`uncertainty`, where asked for of dropout samples: how much of that
+            entropy is disagreement between the samples (their mutual information with the class), which more training
+            images could resolve; the rest lies in the image.
         instances: None for semantic models.
     """
 
@@ -41,6 +46,7 @@ class Prediction:
     classes: ClassTable
     probs: np.ndarray | None = None
     uncertainty: np.ndarray | None = None
+    model_uncertainty: np.ndarray | None = None
     instances: None = None
 
     def colour(self) -> np.ndarray:
@@ -78,6 +84,8 @@ class Predictor:
         probs: bool = False,
         uncertainty: bool = False,
         tta: bool = False,
+        samples: int = 0,
+        seed: int = 0,
         on_tile: Callable[[int, int], None] | None = None,
     ) -> Prediction:
         """Label every pixel of one image.
@@ -85,30 +93,37 @@ class Predictor:
         Args:
             image: a file, or (H, W, C) / (H, W) of the value range that the training images had.
             probs: also return probabilities, (K, H, W) float32.
-            uncertainty: also return the entropy map.
+            uncertainty: also return the entropy map, and with samples the model's part of it.
             tta: average over the image and its mirror images, those of the kinds that the model was trained with.
+            samples: average over this many passes with dropout on, of each mirror image too; 0 is one pass without.
+            seed: of the dropout. The same seed on the same image, tile and machine gives the same answer.
             on_tile: called with (done, total) windows.
         Raises:
-            InputError: unreadable file, wrong number of channels, not an image array; tta without such training.
+            InputError: unreadable file, wrong number of channels, not an image array; tta without such training;
+                samples of a model without dropout.
         """
+        check_samples(self.model, samples)
         array = self._as_image(image)
         tensor = torch.from_numpy(_torch_ready(array)).permute(2, 0, 1)[None]
         limits = self.config.normalisation.limits(array)
-        result = sliding_window(
-            self._runner(limits, tta),
-            tensor,
-            num_classes=self.config.classes.num_classes,
-            tile=self.config.tile,
-            overlap=OVERLAP,
-            probs=probs,
-            uncertainty=uncertainty,
-            on_tile=on_tile,
-        )
+        with sampling(self.model, self.device, seed) if samples else nullcontext():
+            result = sliding_window(
+                self._runner(limits, tta, samples),
+                tensor,
+                num_classes=self.config.classes.num_classes,
+                tile=self.config.tile,
+                overlap=OVERLAP,
+                probs=probs,
+                uncertainty=uncertainty,
+                model_uncertainty=uncertainty and samples > 0,
+                on_tile=on_tile,
+            )
         return Prediction(
             label_map=result.label_map.astype(self.config.classes.dtype),
             classes=self.config.classes,
             probs=result.probs,
             uncertainty=result.uncertainty,
+            model_uncertainty=result.model_uncertainty,
         )
 
     def _as_image(self, image: np.ndarray | str | os.PathLike[str]) -> np.ndarray:
@@ -137,7 +152,7 @@ class Predictor:
             f"{where}: {have} channels, but the model was trained on {need}: give images like the training images"
         )
 
-    def _runner(self, limits: tuple[np.ndarray, np.ndarray], tta: bool) -> Callable[[Tensor], Tensor]:
+    def _runner(self, limits: tuple[np.ndarray, np.ndarray], tta: bool, samples: int) -> Run:
         config, device = self.config, self.device
         views = self.mirrors() if tta else []
         shape = (1, -1, 1, 1)
@@ -148,8 +163,11 @@ class Predictor:
         factor = 1 / ((high - low).clamp_min(1e-12) * std)
         offset = -low * factor - mean / std
 
-        def run(window: Tensor) -> Tensor:
+        def run(window: Tensor) -> Tensor | tuple[Tensor, Tensor]:
             image = window.to(device).float() * factor + offset
+            if samples:
+                ways = [(), *views] * samples
+                return mean_of_passes(self._logits(image.flip(axes)).flip(axes) for axes in ways)
             logits = self._logits(image)
             if views:
                 mirrored = [self._logits(image.flip(axes)).flip(axes).log_softmax(1) for axes in views]
@@ -207,16 +225,6 @@ def run_model(model: nn.Module, image: Tensor) -> Tensor:
     return logits[..., :height, :width]
 
 
-def mirror_to(image: Tensor, size: tuple[int, int], margin: int) -> Tensor:
-    """Mirror (B, C, H, W) by `margin` at the top and left and up to `size` in all, however small the image is."""
-    for axis, total in zip((-2, -1), size):
-        side = image.shape[axis]
-        period = max(1, 2 * (side - 1))
-        places = torch.arange(-margin, total - margin, device=image.device) % period
-        image = image.index_select(axis, torch.minimum(places, period - places).clamp_max(side - 1))
-    return image
-
-
 def _torch_ready(array: np.ndarray) -> np.ndarray:
     """uint8 and float32 as they are; other dtypes as float32, since torch knows few operations on uint16."""
     if array.dtype in (np.uint8, np.float32):
@@ -224,17 +232,20 @@ def _torch_ready(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32)
 
 
-def load(path: str | Path, *, device: str | None = None, backend: str = "auto") -> Predictor:
+def load(
+    path: str | Path, *, device: str | None = None, backend: str = "auto", prune_level: int | None = None
+) -> Predictor:
     """A predictor from a bundle or a finished run.
 
     Args:
         device: "cpu", "cuda", "mps"; None takes a GPU where there is one.
         backend: "auto" or "torch".
+        prune_level: 1 to 4 keeps only that part of a U-Net++ trained with deep supervision: smaller and faster.
     Raises:
-        InputError: not a bundle, damaged, or an unknown backend.
+        InputError: not a bundle, damaged, an unknown backend, or a model that cannot be pruned.
     """
     if backend not in ("auto", "torch"):
         raise InputError(f"unknown backend '{backend}': choose auto or torch")
-    model, config = load_bundle(path)
+    model, config = load_bundle(path, prune_level=prune_level)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return Predictor(model, config, device=chosen)

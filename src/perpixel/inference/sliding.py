@@ -31,7 +31,7 @@ GROUP_PIXELS = 512 * 512
 # Rows that are labelled in one go: the working set of an argmax then stays in the cache.
 _ROWS = 32
 
-Run = Callable[[Tensor], Tensor]
+Run = Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,13 @@ class WindowResult:
         label_map: (H, W) class of the highest probability, the lowest of equals; uint8 up to 256 classes, else int32.
         probs: (K, H, W) float32, where asked for.
         uncertainty: (H, W) float32 entropy over log K: 0 = sure, 1 = all classes equally likely; where asked for.
+        model_uncertainty: (H, W) float32, the part of it on which random passes disagree; where asked for.
     """
 
     label_map: np.ndarray
     probs: np.ndarray | None = None
     uncertainty: np.ndarray | None = None
+    model_uncertainty: np.ndarray | None = None
 
 
 def sliding_window(
@@ -58,6 +60,7 @@ def sliding_window(
     overlap: float = 0.25,
     probs: bool = False,
     uncertainty: bool = False,
+    model_uncertainty: bool = False,
     batch: int | None = None,
     on_tile: Callable[[int, int], None] | None = None,
 ) -> WindowResult:
@@ -71,6 +74,9 @@ def sliding_window(
         overlap: least share of a window that it has in common with the next, 0 to below 1.
         probs: also return all probabilities, which takes the K x H x W memory that is avoided otherwise.
         uncertainty: also return the entropy map.
+        model_uncertainty: also return the entropy less the mean entropy of the random passes that the probabilities
+            are the mean of. `run` then returns (logits, mean entropy (B, h, w) over log K); windows that overlap count
+            as further passes.
         batch: windows a call; None groups small windows up to `GROUP_PIXELS` pixels.
         on_tile: called with (windows done, windows in all).
     Raises:
@@ -81,7 +87,7 @@ def sliding_window(
     size = (image.shape[2], image.shape[3])
     window = (min(tile[0], size[0]), min(tile[1], size[1]))
     tops, lefts = (window_starts(size[axis], window[axis], overlap) for axis in (0, 1))
-    output = _Output(size, num_classes, probs, uncertainty)
+    output = _Output(size, num_classes, probs, uncertainty, model_uncertainty)
     total = len(tops) * len(lefts)
     report = on_tile or (lambda done, total: None)
     with torch.inference_mode():
@@ -90,7 +96,7 @@ def sliding_window(
             report(1, 1)
             return output.result()
         group = batch or max(1, GROUP_PIXELS // (window[0] * window[1]))
-        strip: Tensor | None = None  # (K, h, W): weighted sums over the windows so far
+        strip: Tensor | None = None  # (K or K + 1, h, W): weighted sums over the windows so far
         weight = _importance(window[0])[:, None] * _importance(window[1])
         columns = _total_weights(lefts, window[1], size[1])
         rows = _total_weights(tops, window[0], size[0])
@@ -99,7 +105,7 @@ def sliding_window(
                 some = lefts[start : start + group]
                 chances = _run_windows(run, image, num_classes, top, some, window)
                 if strip is None:
-                    strip = chances.new_zeros((num_classes, window[0], size[1]))
+                    strip = chances.new_zeros((chances.shape[1], window[0], size[1]))
                     weight = weight.to(strip)
                 for chance, left in zip(chances, some, strict=True):
                     strip[:, :, left : left + window[1]].addcmul_(chance, weight)
@@ -152,16 +158,21 @@ def _total_weights(starts: list[int], window: int, length: int) -> Tensor:
 def _run_windows(
     run: Run, image: Tensor, num_classes: int, top: int, lefts: list[int], window: tuple[int, int]
 ) -> Tensor:
-    """(B, K, h, w) float32 probabilities of the windows at `top` that start at the columns `lefts`."""
+    """(B, K, h, w) float32 probabilities of the windows at `top` that start at the columns `lefts`.
+
+    Where `run` gives mean entropies as well they come behind the classes: (B, K + 1, h, w).
+    """
     rows = image[:, :, top : top + window[0]]
     windows = [rows[..., left : left + window[1]] for left in lefts]
-    logits = run(windows[0] if len(windows) == 1 else torch.cat(windows))
+    answer = run(windows[0] if len(windows) == 1 else torch.cat(windows))
+    logits = answer[0] if isinstance(answer, tuple) else answer
     expected = (len(lefts), num_classes, *window)
     if tuple(logits.shape) != expected:
         raise InputError(
             f"the model gave logits {tuple(logits.shape)} for windows that need {expected}: check the model"
         )
-    return logits.float().softmax(1) if num_classes > 1 else logits.float().sigmoid()
+    chances = logits.float().softmax(1) if num_classes > 1 else logits.float().sigmoid()
+    return torch.cat([chances, answer[1].float()[:, None]], 1) if isinstance(answer, tuple) else chances
 
 
 def _carry(strip: Tensor, final: int) -> None:
@@ -175,27 +186,39 @@ def _carry(strip: Tensor, final: int) -> None:
 class _Output:
     """The arrays that grow row by row while strips become final."""
 
-    def __init__(self, size: tuple[int, int], num_classes: int, probs: bool, uncertainty: bool) -> None:
+    def __init__(
+        self, size: tuple[int, int], num_classes: int, probs: bool, uncertainty: bool, model_uncertainty: bool
+    ) -> None:
+        self.num_classes = num_classes
         self.label_map = np.empty(size, dtype=np.uint8 if num_classes <= 256 else np.int32)
         self.probs = np.empty((num_classes, *size), dtype=np.float32) if probs else None
         self.uncertainty = np.empty(size, dtype=np.float32) if uncertainty else None
+        self.model_uncertainty = np.empty(size, dtype=np.float32) if model_uncertainty else None
 
     def result(self) -> WindowResult:
-        return WindowResult(self.label_map, self.probs, self.uncertainty)
+        return WindowResult(self.label_map, self.probs, self.uncertainty, self.model_uncertainty)
 
     def take(self, strip: Tensor, top: int, weights: tuple[Tensor, Tensor] | None) -> None:
-        """Read off the final rows `strip` (K, n, W), which stand at `top`; `weights` turn sums into probabilities."""
+        """Read off the final rows `strip` (K, n, W), which stand at `top`; `weights` turn sums into probabilities.
+
+        With model uncertainty the strip is (K + 1, n, W), the mean entropies behind the classes.
+        """
+        wanted = (self.probs, self.uncertainty, self.model_uncertainty)
+        has_numbers = self.num_classes == 1 or any(array is not None for array in wanted)
         step = _ROWS if strip.device.type == "cpu" else strip.shape[1]
         for start in range(0, strip.shape[1], step):
             sums = strip[:, start : start + step]
-            if weights is not None and (len(strip) == 1 or self.probs is not None or self.uncertainty is not None):
+            if weights is not None and has_numbers:
                 sums = sums / (weights[0][start : start + step, None] * weights[1]).to(sums)
+            sums, doubt = sums[: self.num_classes], sums[self.num_classes :]
             rows = slice(top + start, top + start + sums.shape[1])
             self.label_map[rows] = _best(sums).cpu().numpy()
             if self.probs is not None:
                 self.probs[:, rows] = sums.cpu().numpy()
             if self.uncertainty is not None:
-                self.uncertainty[rows] = _entropy(sums).cpu().numpy()
+                self.uncertainty[rows] = entropy(sums).cpu().numpy()
+            if self.model_uncertainty is not None:
+                self.model_uncertainty[rows] = (entropy(sums) - doubt[0]).clamp_(0, 1).cpu().numpy()
 
 
 def _best(chances: Tensor) -> Tensor:
@@ -211,8 +234,8 @@ def _best(chances: Tensor) -> Tensor:
     return label
 
 
-def _entropy(probs: Tensor) -> Tensor:
-    """Entropy of (K, n, W) over its largest value, 0..1."""
-    if len(probs) == 1:
-        probs = torch.cat([probs, 1 - probs])
-    return (torch.special.entr(probs).sum(0) / math.log(len(probs))).clamp_(0, 1)
+def entropy(probs: Tensor, dim: int = 0) -> Tensor:
+    """Entropy of probabilities along the classes at `dim`, over its largest value: 0..1, without that dimension."""
+    if probs.shape[dim] == 1:
+        probs = torch.cat([probs, 1 - probs], dim)
+    return (torch.special.entr(probs).sum(dim) / math.log(probs.shape[dim])).clamp_(0, 1)
