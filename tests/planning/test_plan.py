@@ -18,7 +18,9 @@ from perpixel.planning import (
     label_facts,
     make_plan,
     seconds_per_megapixel,
+    training_bytes,
 )
+from perpixel.planning.crops import FEW_STEPS, MEMORY_SHARES
 from perpixel.planning.net import MIN_PASSES, Candidate, Costs
 from perpixel.planning.rehearsal import SIDE
 
@@ -194,3 +196,84 @@ def test_rehearsal_measures_something() -> None:
         for width in (2, 32)
     )
     assert 0 < small < large
+
+
+def test_a_slow_net_is_timed_once() -> None:
+    timed: list[float] = []
+
+    def measure(model: str, options: dict[str, Any], side: int, hopeless: float) -> float:
+        timed.append(hopeless)
+        return 50.0
+
+    costs = Costs(measure, (360, 480), 256**2, images=367, training_s=100.0, devices=1, batch_size=4)
+    for scale in (1.0, 0.75, 0.5, 0.25):
+        assert costs.steps("fcn8s", Candidate({}, scale)) < 500
+    assert len(timed) == 1, "50 s a megapixel are too many at every scale"
+    assert costs.megapixel_s("fcn8s", {}) == 50.0 and len(timed) == 2, "the exact figure is asked for by itself"
+
+
+def test_few_steps_make_the_batch_smaller() -> None:
+    slow = plan(budget_s=60.0, measure=lambda *_: 20.0)
+    # 55.2 s of steps, each 0.375 x 0.375 x 0.1728 megapixels x 4 images x 20 s = 1.94 s: 28 steps, and twice as many.
+    assert slow["batch_size"] == 2 and slow["steps"] >= 2 * 28
+    assert next(line.reason for line in slow.lines if line.setting == "batch_size").startswith("only about 28 steps")
+    assert plan()["batch_size"] == 4 and plan()["steps"] > FEW_STEPS
+    assert plan(budget_s=60.0, measure=lambda *_: 20.0, given={"batch_size": 3})["batch_size"] == 3
+
+
+def test_small_crops_are_timed_by_themselves() -> None:
+    sides: list[int] = []
+
+    def measure(model: str, options: dict[str, Any], side: int, hopeless: float) -> float:
+        sides.append(side)
+        return 1.0 if side == SIDE else 8.0
+
+    made = plan(given={"crop": [64, 100], "model": "fcn8s"}, measure=measure)
+    assert 80 in sides, "the square with as many pixels"
+    assert made["steps"] == int(552 / (8.0 * 0.0064 * 4))
+
+
+def test_crops_and_batches_fit_the_memory() -> None:
+    def takes(model: str, options: dict[str, Any], size: tuple[int, int], batch_size: int) -> float:
+        return 1000.0 * size[0] * size[1] * batch_size
+
+    whole = plan()
+    assert whole["crop"] == [180, 240] and whole["batch_size"] == 4
+    full = 1000 * 180 * 240 * 4
+    enough = replace(CPU, memory_bytes=int(full / MEMORY_SHARES["cpu"]) + 1)
+    assert plan(machine=enough, memory=takes).lines == whole.lines
+    half = replace(CPU, memory_bytes=int(full / 2 / MEMORY_SHARES["cpu"]) + 1)
+    made = plan(machine=half, memory=takes)
+    assert made["batch_size"] == 2 and made["crop"] == [180, 240]
+    assert "would take about 0.2 GB of memory" in next(x.reason for x in made.lines if x.setting == "batch_size")
+    little = plan(machine=replace(half, memory_bytes=half.memory_bytes // 2), memory=takes)
+    assert little["batch_size"] == 2 and little["crop"] == [96, 128]
+    given = {"crop": [180, 240], "batch_size": 4}
+    assert plan(machine=half, memory=takes, given=given)["crop"] == [180, 240], "what was given stands"
+    # 128x176 would still be 4 % too much.
+    assert plan(machine=half, memory=takes, given={"batch_size": 4})["crop"] == [96, 128]
+
+
+def test_memory_of_a_step_counts_maps_and_weights() -> None:
+    """Twice the images or the pixels: twice the maps; weights come on top, once."""
+
+    def takes(batch_size: int, size: tuple[int, int] = (64, 64), precision: str = "fp32", **options: Any) -> float:
+        return training_bytes(
+            "unet",
+            {"width": 4, "depth": 3, **options},
+            in_channels=3,
+            num_classes=2,
+            size=size,
+            batch_size=batch_size,
+            precision=precision,
+        )
+
+    one, two, four = takes(1), takes(2), takes(4)
+    assert four - two == pytest.approx(2 * (two - one))
+    assert takes(1, (128, 128)) == pytest.approx(four, rel=0.05)
+    maps = two - one
+    assert one - maps == pytest.approx(5 * 4 * 7_542, rel=0.02), (
+        "weights, average, gradient and two moments, 4 bytes each"
+    )
+    assert takes(2, precision="bf16") - takes(1, precision="bf16") == pytest.approx(0.6 * maps)
+    assert takes(1, width=8) > 1.9 * one

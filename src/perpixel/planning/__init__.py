@@ -1,8 +1,10 @@
 """Fingerprint + clock + hardware -> plan, a reason for every line."""
 
+from perpixel.planning.crops import Machine
 from perpixel.planning.facts import LabelFacts, label_facts
-from perpixel.planning.plan import COARSE_PROGRESS, COARSE_SHARE, DEFAULT_BUDGET_S, Line, Machine, Plan, make_plan
-from perpixel.planning.rehearsal import has_normalisation, seconds_per_megapixel
+from perpixel.planning.net import is_free
+from perpixel.planning.plan import COARSE_PROGRESS, COARSE_SHARE, DEFAULT_BUDGET_S, Line, Plan, make_plan
+from perpixel.planning.rehearsal import has_normalisation, seconds_per_megapixel, training_bytes
 
 __all__ = [
     "COARSE_PROGRESS",
@@ -13,7 +15,9 @@ __all__ = [
     "Machine",
     "Plan",
     "has_normalisation",
+    "is_free",
     "label_facts",
     "make_plan",
     "seconds_per_megapixel",
+    "training_bytes",
 ]

@@ -69,14 +69,16 @@ class Costs:
     devices: int
     batch_size: int
     known: dict[str, float] = field(default_factory=dict)
+    at_least: dict[str, float] = field(default_factory=dict)
 
     def megapixel_s(self, model: str, options: dict[str, Any], side: int = SIDE, hopeless: float = math.inf) -> float:
         key = f"{model} {sorted(options.items())} {side}"
         if key in self.known:
             return self.known[key]
+        if self.at_least.get(key, 0.0) > hopeless:
+            return self.at_least[key]  # a slow net is not timed again only to hear that it is too slow here too
         measured = self.measure(model, options, side, hopeless)
-        if measured <= hopeless:
-            self.known[key] = measured
+        (self.known if measured <= hopeless else self.at_least)[key] = measured
         return measured
 
     def coarse_share(self, model: str, options: dict[str, Any]) -> float:
@@ -113,7 +115,7 @@ def choose_net(
         scale: the working scale that the user gave, or None.
     """
     if costs.training_s is None:
-        light = _ladder(options)[-1].options if _is_free(model, options) else {}
+        light = _ladder(options)[-1].options if is_free(model, options) else {}
         why = "a number of epochs says nothing of the time there is: a net for any machine"
         return Candidate({**light, **options}, scale or 1.0), why
     chosen = None
@@ -127,7 +129,8 @@ def choose_net(
     return chosen, f"{speed}: {fits}; below {MIN_STEPS:.0f} and {MIN_PASSES:.0f} a lighter net learns more"
 
 
-def _is_free(model: str, options: dict[str, Any]) -> bool:
+def is_free(model: str, options: dict[str, Any]) -> bool:
+    """Whether the plan chooses the size of the net, since the options leave it open."""
     return model == "unet" and not set(options) & {"encoder", "width", "depth"}
 
 
@@ -136,7 +139,7 @@ def _ladder(options: dict[str, Any]) -> tuple[Candidate, ...]:
 
 
 def _candidates(model: str, options: dict[str, Any], scale: float | None, facts: LabelFacts) -> Iterator[Candidate]:
-    nets = [Candidate({**c.options, **options}, c.scale) for c in _ladder(options) if _is_free(model, options)]
+    nets = [Candidate({**c.options, **options}, c.scale) for c in _ladder(options) if is_free(model, options)]
     nets = nets or [Candidate(options, s) for s in SCALES]
     if scale is not None:
         distinct = {repr(candidate.options): candidate.options for candidate in nets}

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from perpixel.data import Fingerprint
 from perpixel.data.transforms import Augmentation
 from perpixel.images import Normalisation
 from perpixel.losses import class_weights
+from perpixel.planning.crops import BATCH_SIZES, Machine, plan_crops
 from perpixel.planning.facts import LabelFacts
 from perpixel.planning.net import Costs, Measure, choose_net
+from perpixel.planning.rehearsal import SIDE
 
 DEFAULT_BUDGET_S = 600.0
 # Shares of the budget that are not training steps.
@@ -25,7 +28,9 @@ UPRIGHT = 0.12
 # Pixels of the largest window that is predicted in one piece, and of the largest training crop.
 TILE_PIXELS = {"cpu": 1024**2, "cuda": 2048**2, "mps": 1024**2}
 CROP_PIXELS = {"cpu": 256**2, "cuda": 768**2, "mps": 512**2}
-BATCH_SIZES = {"cpu": 4, "cuda": 8, "mps": 8}
+# Crops of less than this share of the sides that nets are timed on are timed by themselves: every layer has a price of
+# its own, and some nets (FCN) enlarge what they get.
+SMALL_CROPS = 0.75
 # Imbalance from which classes are weighted.
 IMBALANCED = 10.0
 # Steps at half the working scale come first: their share of the time, how far the schedule gets in it (further than the
@@ -35,6 +40,10 @@ COARSE_SHARE, COARSE_PROGRESS, MIN_COARSE_SIDE = 0.5, 0.65, 64
 MAX_COARSE_COST = 0.6
 # A prediction costs about a third of a training step, plus reading and scoring the image.
 PREDICTION_SHARE, PREDICTION_S = 0.4, 0.02
+
+
+# (model, options, (height, width) of the crops, batch size) -> bytes that a training step takes.
+Memory = Callable[[str, dict[str, Any], tuple[int, int], int], float]
 
 
 @dataclass(frozen=True)
@@ -73,16 +82,6 @@ class Plan:
         return Normalisation.from_json(self["normalisation"])
 
 
-@dataclass(frozen=True)
-class Machine:
-    """What planning needs to know of the hardware: "cpu" | "cuda" | "mps", native bf16, and how many devices."""
-
-    accelerator: str
-    name: str
-    has_bf16: bool
-    devices: int = 1
-
-
 class Draft:
     """A plan in the making: what the user gave stands, everything else is proposed."""
 
@@ -108,6 +107,7 @@ def make_plan(
     epochs: int | None,
     measure: Measure,
     is_normalised: Callable[[str, dict[str, Any]], bool],
+    memory: Memory | None = None,
 ) -> Plan:
     """Decide everything that was not given.
 
@@ -116,6 +116,7 @@ def make_plan(
         budget_s: seconds for training; DEFAULT_BUDGET_S where neither this nor `epochs` is given.
         measure: (model, options, side, hopeless) -> seconds of training per megapixel of such crops on this machine.
         is_normalised: (model, options) -> whether the net has normalising layers.
+        memory: what a step takes; None plans as if there were enough.
     """
     if budget_s is None and epochs is None:
         budget_s = DEFAULT_BUDGET_S
@@ -136,10 +137,14 @@ def make_plan(
     )
     model, options, scale = _plan_net(draft, machine, costs, facts)
     _plan_values(draft, fingerprint)
-    crop, batch_size = _plan_crops(draft, machine, costs, scale)
+    time_of = partial(_image_s, costs, model, options, epochs)
+    takes = None if memory is None else partial(memory, model, options)
+    crops = plan_crops(machine, costs, scale, given, time_of=time_of, takes=takes)
+    crop = draft.add("crop", crops.crop, crops.why_crop)
+    batch_size = draft.add("batch_size", crops.batch_size, crops.why_batch)
     _plan_learning(draft, fingerprint, is_normalised(model, options))
     _plan_changes(draft, fingerprint, facts)
-    image_s = _image_s(costs, model, options, crop, epochs)
+    image_s = time_of(crop)
     # Crops of half the sides are timed only where there will be some.
     is_coarse_first = image_s is not None and min(crop) >= 2 * MIN_COARSE_SIDE
     share = costs.coarse_share(model, options) if is_coarse_first else None
@@ -178,24 +183,6 @@ def _plan_values(draft: Draft, data: Fingerprint) -> None:
     mean = [(m - a) / w for m, a, w in zip(data.mean, low, widths)]
     std = [max(s / w, 1e-3) for s, w in zip(data.std, widths)]
     draft.add("normalisation", Normalisation(tuple(low), tuple(high), tuple(mean), tuple(std)).to_json(), why)
-
-
-def _plan_crops(draft: Draft, machine: Machine, costs: Costs, scale: float) -> tuple[list[int], int]:
-    height, width = (max(1, round(side * scale)) for side in costs.size)
-    most = costs.most_pixels
-    if height * width <= most:
-        crop, why = [height, width], "whole images: they are small enough"
-    else:
-        side = math.isqrt(most)
-        shape = [min(height, side), min(width, side)]
-        shape = [min(height, most // shape[1]), min(width, most // shape[0])]
-        crop = [max(1, side // 16 * 16) for side in shape]
-        why = f"whole images of {height}x{width} would make few, slow steps"
-    crop = draft.add("crop", crop, why)
-    batch = max(2, min(BATCH_SIZES[machine.accelerator], costs.images))
-    return crop, draft.add(
-        "batch_size", batch, "small batches make more steps of the same time, which a short run needs"
-    )
 
 
 def _plan_learning(draft: Draft, data: Fingerprint, is_normalised: bool) -> None:
@@ -261,8 +248,12 @@ def _label_offset(facts: LabelFacts) -> tuple[list[float], str]:
     return [down, right], f"{where}: kept when images are mirrored or turned (up to {max(facts.offset_cost):.2f} mIoU)"
 
 
-def _image_s(costs: Costs, model: str, options: dict[str, Any], crop: list[int], epochs: int | None) -> float | None:
-    return None if epochs is not None else costs.megapixel_s(model, options) * crop[0] * crop[1] / 1e6
+def _image_s(costs: Costs, model: str, options: dict[str, Any], epochs: int | None, crop: list[int]) -> float | None:
+    """Seconds that an image takes; measured anew where the crops are much smaller than those timed so far."""
+    if epochs is not None:
+        return None
+    side = math.isqrt(crop[0] * crop[1])
+    return costs.megapixel_s(model, options, side if side < SMALL_CROPS * SIDE else SIDE) * crop[0] * crop[1] / 1e6
 
 
 def _plan_length(
