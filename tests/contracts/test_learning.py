@@ -29,13 +29,39 @@ class Lesson:
 
 
 SMALL_FCN = {"fc_channels": 64, "dropout": 0.0}
+TIRAMISU = {"layers": [2] * 11, "growth": 8, "first_channels": 16, "dropout": 0.0}
 LESSONS = {
     "fcn32s": Lesson(SMALL_FCN, side=96, learning_rate=1e-3),
     "fcn16s": Lesson(SMALL_FCN, side=96, learning_rate=1e-3),
     "fcn8s": Lesson(SMALL_FCN, side=96, learning_rate=1e-3),
     "fcn8s_atonce": Lesson(SMALL_FCN, side=96, learning_rate=1e-3),
+    "segnet": Lesson({"width": 16}),
+    "segnet_basic": Lesson({"width": 32}),
+    "bayesian_segnet": Lesson({"width": 16, "dropout": 0.1}),
+    "fc_densenet56": Lesson(TIRAMISU),
+    "fc_densenet67": Lesson(TIRAMISU | {"growth": 12}),
+    "fc_densenet103": Lesson(TIRAMISU | {"layers": [1, 2, 3, 2, 1]}),
+    # Windows of 35 pixels see enough of these discs to tell them apart.
+    "patch_cnn": Lesson({"window": 35, "kernels": [4, 3, 2], "width": 16, "hidden": 32}, steps=200),
+    "refinenet": Lesson({"encoder": "resnet18", "width": 32, "dropout": 0.0}),
+    "refinenet_lw": Lesson({"encoder": "mobilenetv2", "width": 32}),
+    "pspnet": Lesson({"encoder": "mobilenetv3_small_050", "width": 32, "dropout": 0.0}, side=96),
+    "gcn": Lesson({"encoder": "resnet18"}),
+    "liteseg": Lesson({"width": 32}),
+    "deeplab_v3": Lesson({"encoder": "resnet18", "channels": 32, "output_stride": 8}),
+    "deeplab_v3_plus": Lesson({"encoder": "resnet18", "channels": 32}),
+    "fpn": Lesson({"encoder": "resnet18", "channels": 32, "head_channels": 64}),
+    "pspnet_shallow": Lesson({"encoder": "resnet18", "width": 32, "dropout": 0.0}),
+    "fcn_resnet": Lesson({"encoder": "resnet18", "aux": True}),
+    # MobileNetV3's running averages move by 0.01 a step, too slowly for so few steps.
+    "lraspp": Lesson({"encoder": "resnet18", "channels": 32}),
     "unet": Lesson({"width": 8}),
     "unet_valid": Lesson({"width": 8, "dropout": 0.0}, side=188, steps=250),
+    "dilated": Lesson({"width": 4, **SMALL_FCN}, steps=120, learning_rate=2e-3),
+    "deeplab_v1": Lesson(SMALL_FCN, learning_rate=1e-3),
+    "deeplab_v2": Lesson({"backbone": "resnet18"}, steps=100),
+    "unet_plus_plus": Lesson({"width": 8, "norm": True, "dropout": 0.0, "deep_supervision": True}),
+    "unet_3plus": Lesson({"width": 8, "deep_supervision": True, "classification_guided": True}),
 }
 QUICK = ("unet",)
 

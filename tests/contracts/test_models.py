@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from perpixel.errors import InputError
 from perpixel.models import MODELS, create_model, load_weights, save_weights
 from perpixel.models.describe import describe
 
@@ -23,12 +24,18 @@ STATE_NAMES = Path(__file__).with_name("state_names.json")
 
 @dataclass(frozen=True)
 class Case:
-    """A small form of a model. `sizes` are even, odd and tiny; `tiny_batch` is what training needs at the tiny one."""
+    """A small form of a model. `sizes` are even, odd and tiny; `least_batch` is what training needs.
+
+    Image pooling leaves batch normalisation one value a channel and image, so such models train on two or more.
+    `bf16_change` is how far logits may move in bf16, as a share of the largest.
+    """
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
     sizes: tuple[tuple[int, int], ...] = ((32, 48), (33, 47), (1, 1))
     is_heavy: bool = False
+    least_batch: int = 1
+    bf16_change: float = 0.1
 
     def build(self, in_channels: int = 3, num_classes: int = 2, seed: int = 0) -> nn.Module:
         torch.manual_seed(seed)
@@ -36,12 +43,28 @@ class Case:
 
 
 FCN = {"fc_channels": 16}
+THIN_FCN = {"width": 4, "fc_channels": 16}
 FCN_SIZES = ((6, 10), (9, 5), (1, 1))  # the first padding of 100 makes every image large
+TIRAMISU = {"layers": [1, 2, 1, 1, 2, 2, 1, 1, 2, 1, 1], "growth": 4, "first_channels": 8}
+PATCHES = {"window": 13, "kernels": [2, 3], "width": 4, "hidden": 8}
 CASES = {
-    "fcn32s": Case("fcn32s", FCN, FCN_SIZES, is_heavy=True),
-    "fcn16s": Case("fcn16s", FCN, FCN_SIZES, is_heavy=True),
-    "fcn8s": Case("fcn8s", FCN, FCN_SIZES, is_heavy=True),
-    "fcn8s_atonce": Case("fcn8s_atonce", FCN, FCN_SIZES),
+    "fcn32s": Case("fcn32s", THIN_FCN, FCN_SIZES),
+    "fcn16s": Case("fcn16s", THIN_FCN, FCN_SIZES),
+    "fcn8s": Case("fcn8s", THIN_FCN, FCN_SIZES),
+    "fcn8s_atonce": Case("fcn8s_atonce", THIN_FCN, FCN_SIZES),
+    "fcn8s/full width": Case("fcn8s", FCN, FCN_SIZES, is_heavy=True),
+    "fcn8s/alexnet": Case("fcn8s", FCN | {"backbone": "alexnet"}, FCN_SIZES, is_heavy=True),
+    "fcn8s/googlenet": Case("fcn8s", {"backbone": "googlenet"}, FCN_SIZES, is_heavy=True),
+    # Rounding moves the places of maxima that are nearly equal, as many are before training.
+    "segnet": Case("segnet", {"width": 8}, bf16_change=0.5),
+    "segnet_basic": Case("segnet_basic", {"width": 4, "dropout": 0.5}, bf16_change=0.5),
+    "bayesian_segnet": Case("bayesian_segnet", {"width": 8}, bf16_change=0.5),
+    "fc_densenet56": Case("fc_densenet56", TIRAMISU),
+    "fc_densenet56/batch statistics": Case("fc_densenet56", TIRAMISU | {"bn_eval": "batch"}),
+    "fc_densenet67": Case("fc_densenet67", TIRAMISU, is_heavy=True),
+    "fc_densenet103": Case("fc_densenet103", TIRAMISU | {"layers": [1, 2, 3, 2, 1]}, is_heavy=True),
+    "patch_cnn": Case("patch_cnn", PATCHES),
+    "patch_cnn/sliding, relu": Case("patch_cnn", PATCHES | {"form": "sliding", "activation": "relu"}),
     "unet": Case("unet", {"width": 4}),
     "unet/no norm, bilinear": Case("unet", {"width": 4, "norm": False, "up": "bilinear", "dropout": 0.1}),
     "unet/encoder": Case("unet", {"width": 8, "encoder": "resnet18"}),
@@ -49,16 +72,88 @@ CASES = {
         "unet", {"width": 8, "encoder": "mobilenetv3_small_050", "head_stride": 2, "final": "transposed"}
     ),
     "unet_valid": Case("unet_valid", {"width": 4}, ((188, 188), (188, 204), (204, 188))),
+    "unet_plus_plus": Case("unet_plus_plus", {"width": 4}),
+    "unet_plus_plus/deep supervision": Case("unet_plus_plus", {"width": 4, "norm": True, "deep_supervision": True}),
+    "unet_plus_plus/pruned": Case("unet_plus_plus", {"width": 4, "prune_level": 2}),
+    "unet_plus_plus/encoder": Case(
+        "unet_plus_plus", {"width": 4, "encoder": "resnet18", "deep_supervision": True, "mode": "fast"}
+    ),
+    "unet_3plus": Case("unet_3plus", {"width": 4}),
+    "unet_3plus/all outputs": Case("unet_3plus", {"width": 4, "deep_supervision": True, "classification_guided": True}),
+    "dilated": Case("dilated", FCN | {"width": 8}, FCN_SIZES),  # mirrored by 186
+    "dilated/large, 10 layers": Case(
+        "dilated", FCN | {"width": 8, "context": "large", "context_layers": 10}, FCN_SIZES, is_heavy=True
+    ),
+    "deeplab_v1": Case("deeplab_v1", FCN),
+    "deeplab_v1/4x4, no average": Case(
+        "deeplab_v1", FCN | {"field_of_view": "4x4", "average_pool": False}, is_heavy=True
+    ),
+    "deeplab_v2": Case("deeplab_v2", {"backbone": "resnet18"}),
+    "deeplab_v2/multi-scale": Case("deeplab_v2", {"backbone": "resnet18", "multi_scale": True}),
+    "deeplab_v2/variant a": Case("deeplab_v2", {"backbone": "resnet50", "variant": "a"}, is_heavy=True),
+    "deeplab_v2/vgg16": Case("deeplab_v2", FCN | {"backbone": "vgg16"}, is_heavy=True),
+    "deeplab_v3": Case("deeplab_v3", {"encoder": "resnet18", "channels": 16}, least_batch=2),
+    "deeplab_v3/cascaded": Case("deeplab_v3", {"encoder": "resnet18", "cascaded": True}, is_heavy=True),
+    "deeplab_v3/torchvision, auxiliary": Case(
+        "deeplab_v3",
+        {"encoder": "mobilenet_v3_small", "head": "torchvision", "output_stride": 16, "aux": True, "channels": 16},
+        least_batch=2,
+    ),
+    "deeplab_v3_plus": Case("deeplab_v3_plus", {"encoder": "resnet18", "channels": 16}, least_batch=2),
+    "deeplab_v3_plus/separable, timm": Case(
+        "deeplab_v3_plus", {"encoder": "mobilenetv3_small_050", "channels": 16, "separable": True}, least_batch=2
+    ),
+    "deeplab_v3_plus/smp": Case(
+        "deeplab_v3_plus",
+        {"encoder": "resnet18", "channels": 16, "head": "smp", "separable": True},
+        is_heavy=True,
+        least_batch=2,
+    ),
+    "fpn": Case("fpn", {"encoder": "resnet18", "channels": 16, "head_channels": 64}),
+    "fpn/cat, dropout, timm": Case(
+        "fpn",
+        {
+            "encoder": "convnext_atto",
+            "channels": 16,
+            "head_channels": 64,
+            "merge": "cat",
+            "smooth": False,
+            "dropout": 0.2,
+        },
+        is_heavy=True,
+    ),
+    "pspnet_shallow": Case("pspnet_shallow", {"encoder": "resnet18", "width": 16}),
+    "fcn_resnet": Case("fcn_resnet", {"encoder": "resnet18"}),
+    "fcn_resnet/auxiliary": Case("fcn_resnet", {"encoder": "resnet18", "aux": True}, is_heavy=True),
+    "lraspp": Case("lraspp", {"encoder": "mobilenet_v3_small", "channels": 16}),
+    "lraspp/timm": Case("lraspp", {"encoder": "resnet18", "channels": 16}, is_heavy=True),
+    "refinenet": Case("refinenet", {"encoder": "resnet18", "width": 8}),
+    "refinenet/improved, enlarged": Case(
+        "refinenet",
+        {"encoder": "convnext_atto", "width": 8, "poolings": 2, "improved_pooling": True, "enlarge": 1.2},
+        is_heavy=True,
+    ),
+    "refinenet_lw": Case("refinenet_lw", {"encoder": "resnet18", "width": 8}),
+    "refinenet_lw/mobilenetv2": Case("refinenet_lw", {"encoder": "mobilenetv2", "width": 8}),
+    "pspnet": Case("pspnet", {"encoder": "resnet18", "width": 16}, least_batch=2),
+    "pspnet/no aux, other encoder": Case(
+        "pspnet",
+        {"encoder": "mobilenetv3_small_050", "width": 16, "output_stride": 16, "bins": [2, 5], "aux_weight": 0.0},
+    ),
+    "gcn": Case("gcn", {"encoder": "resnet18"}),
+    "gcn/other encoder": Case("gcn", {"encoder": "mobilenetv3_small_050", "kernel": 7}),
+    "liteseg": Case("liteseg", {"encoder": "mobilenetv2", "width": 8}, least_batch=2),
+    "liteseg/shufflenet": Case("liteseg", {"encoder": "shufflenet", "width": 8}, least_batch=2),
+    "liteseg/darknet19": Case(
+        "liteseg", {"encoder": "darknet19", "width": 8, "legacy_padding": True}, least_batch=2, is_heavy=True
+    ),
+    "liteseg/other encoder": Case("liteseg", {"encoder": "mobilenetv3_small_050", "width": 8}, least_batch=2),
 }
 # Every promise is kept by every case; the heavy ones, alike but for a few layers, join in the slow tests.
 PARAMETERS = [
     pytest.param(case, id=name, marks=[pytest.mark.slow] if case.is_heavy else []) for name, case in CASES.items()
 ]
 every_case = pytest.mark.parametrize("case", PARAMETERS)
-# Whole FCNs take seconds, most of all in bf16 on CPUs without AVX-512, which emulate it ten times as slow as fp32.
-every_case_fcn_slow = pytest.mark.parametrize(
-    "case", [pytest.param(case, id=name, marks=[pytest.mark.slow] * ("fcn" in name)) for name, case in CASES.items()]
-)
 
 
 def image_of(size: tuple[int, int], *, batch: int = 1, channels: int = 3, seed: int = 1) -> Tensor:
@@ -89,9 +184,8 @@ def test_shape_for_any_channels_and_classes(case: Case, channels: int, classes: 
     with torch.device("cpu" if "encoder" in case.options else "meta"):
         model = case.build(channels, classes).eval()
     for height, width in case.sizes:
-        described = describe(model, in_channels=channels, size=(height, width)).rows[-1]
-        assert described.channels == classes
-        assert described.height >= height - 2 * model.margin
+        described = describe(model, in_channels=channels, size=(height, width))
+        assert described.output == (classes, height - 2 * model.margin, width - 2 * model.margin)
 
 
 @every_case
@@ -123,14 +217,17 @@ def test_every_trainable_parameter_gets_a_gradient(case: Case):
 def test_batch_of_one_trains_and_batches_do_not_mix(case: Case):
     model = wake(case.build())
     size = (64, 64) if max(case.sizes[0]) < 64 and case.name == "unet" else case.sizes[0]
-    assert main_logits(model.train()(image_of(size))).requires_grad
+    if case.least_batch > 1:
+        with pytest.raises(InputError, match="batch of 1"):
+            model.train()(image_of(size))
+    assert main_logits(model.train()(image_of(size, batch=case.least_batch))).requires_grad
     model.eval()
     both = image_of(size, batch=2)
     with torch.no_grad():
         assert torch.allclose(model(both)[1:], model(both[1:]), atol=1e-4, rtol=1e-3)
 
 
-@every_case_fcn_slow
+@every_case
 def test_same_seed_same_model_same_answer(case: Case):
     first, second = wake(case.build(seed=5)).eval(), wake(case.build(seed=5)).eval()
     image = image_of(case.sizes[1])
@@ -138,7 +235,7 @@ def test_same_seed_same_model_same_answer(case: Case):
         assert torch.equal(first(image), second(image))
 
 
-@every_case_fcn_slow
+@every_case
 def test_saved_and_loaded_is_the_same_model(case: Case, tmp_path: Path):
     first, second = wake(case.build(seed=1)).eval(), case.build(seed=2).eval()
     save_weights(first, tmp_path / "model.safetensors")
@@ -148,7 +245,7 @@ def test_saved_and_loaded_is_the_same_model(case: Case, tmp_path: Path):
         assert torch.equal(first(image), second(image))
 
 
-@every_case_fcn_slow
+@every_case
 def test_bf16_autocast_stays_near(case: Case):
     """channels_last as in training; the answers of eight-bit mantissas differ by some hundredths."""
     model = wake(case.build()).eval().to(memory_format=torch.channels_last)
@@ -158,7 +255,7 @@ def test_bf16_autocast_stays_near(case: Case):
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(image)
     assert logits.shape == expected.shape
-    assert (logits.float() - expected).abs().max() <= 0.1 * expected.abs().max() + 1e-3
+    assert (logits.float() - expected).abs().max() <= case.bf16_change * expected.abs().max() + 1e-3
 
 
 def state_hash(name: str) -> str:

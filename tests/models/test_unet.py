@@ -163,6 +163,25 @@ def test_over_an_encoder_the_size_is_the_images(name, options):
             assert model(torch.zeros(1, 3, *size)).shape == (1, 4, *size)
 
 
+def test_an_encoder_of_any_size_is_not_padded():
+    torch.manual_seed(0)
+    model = UNet(3, 4, encoder="resnet18", variant="b", width=8, up="nearest", head_kernel=3).eval()
+    with torch.no_grad():
+        for size in ((64, 32), (33, 70), (1, 1)):
+            assert model(torch.zeros(1, 3, *size)).shape == (1, 4, *size)
+    sizes = []
+    model.encoder.register_forward_hook(lambda module, args, output: sizes.append(tuple(args[0].shape[2:])))
+    model(torch.zeros(1, 3, 33, 70))
+    assert sizes == [(33, 70)]
+
+
+def test_nearest_repeats_every_value():
+    model = UNet(1, 2, width=4, depth=2, norm=False, up="nearest")
+    assert model.encoder.channels == [4, 4]
+    maps = torch.arange(4.0).reshape(1, 1, 2, 2)
+    assert model.decoder[0].up(maps)[0, 0].tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
+
+
 def test_over_an_encoder_widths_scale_or_are_given():
     scaled = UNet(3, 4, encoder="resnet18", width=16)
     assert [stage.convs[1].conv.out_channels for stage in scaled.decoder] == [64, 32, 16, 8, 4]
@@ -223,7 +242,10 @@ def test_one_value_per_channel_in_training_is_an_input_error():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"up": "nearest"}, "option up='nearest' of unet: choose 'transposed' or 'bilinear'"),
+        ({"up": "cubic"}, "option up='cubic' of unet: choose 'transposed' or 'bilinear' or 'nearest'"),
+        ({"head_kernel": 2}, "option head_kernel=2"),
+        ({"head_kernel": 3, "padding": "valid"}, "option head_kernel=3 of unet with padding='valid'"),
+        ({"variant": "b"}, "option variant='b' of unet without an encoder"),
         ({"padding": "reflect"}, "option padding='reflect'"),
         ({"final": "x"}, "option final='x'"),
         ({"width": 0}, "option width=0"),

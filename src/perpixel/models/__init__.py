@@ -7,23 +7,68 @@ from typing import Any
 
 from torch import nn
 
+from perpixel.models.deeplab_v1 import DeepLabV1
+from perpixel.models.deeplab_v2 import DeepLabV2
+from perpixel.models.deeplab_v3 import DeepLabV3
+from perpixel.models.deeplab_v3_plus import DeepLabV3Plus
+from perpixel.models.dilated import DilatedNet
+from perpixel.models.fc_densenet import FCDenseNet, fc_densenet56, fc_densenet67, fc_densenet103
 from perpixel.models.fcn import FCN, fcn8s, fcn8s_atonce, fcn16s, fcn32s
+from perpixel.models.fcn_resnet import FCNResNet
+from perpixel.models.fpn import FPN
+from perpixel.models.gcn import GCN
+from perpixel.models.liteseg import LiteSeg
+from perpixel.models.lraspp import LRASPP
+from perpixel.models.patch_cnn import PatchCNN, patch_cnn
+from perpixel.models.pspnet import PSPNet
+from perpixel.models.pspnet_shallow import ShallowPSPNet
+from perpixel.models.refinenet import RefineNet
+from perpixel.models.refinenet_lw import LightWeightRefineNet
+from perpixel.models.segnet import SegNet, bayesian_segnet, segnet, segnet_basic
 from perpixel.models.table import build, option_names
 from perpixel.models.unet import UNet, unet_valid
+from perpixel.models.unet_3plus import UNet3Plus
+from perpixel.models.unet_plus_plus import UNetPlusPlus
 from perpixel.models.weights import load_weights, save_weights
 
 __all__ = [
     "FCN",
+    "FPN",
+    "GCN",
+    "LRASPP",
     "MODELS",
+    "DeepLabV1",
+    "DeepLabV2",
+    "DeepLabV3",
+    "DeepLabV3Plus",
+    "DilatedNet",
+    "FCDenseNet",
+    "FCNResNet",
+    "LightWeightRefineNet",
+    "LiteSeg",
+    "PSPNet",
+    "PatchCNN",
+    "RefineNet",
+    "SegNet",
+    "ShallowPSPNet",
     "UNet",
+    "UNet3Plus",
+    "UNetPlusPlus",
+    "bayesian_segnet",
     "create_model",
+    "fc_densenet56",
+    "fc_densenet67",
+    "fc_densenet103",
     "fcn8s",
     "fcn8s_atonce",
     "fcn16s",
     "fcn32s",
     "load_weights",
     "option_names",
+    "patch_cnn",
     "save_weights",
+    "segnet",
+    "segnet_basic",
     "unet_valid",
 ]
 
@@ -34,6 +79,29 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "fcn8s_atonce": fcn8s_atonce,
     "unet": UNet,
     "unet_valid": unet_valid,
+    "unet_plus_plus": UNetPlusPlus,
+    "unet_3plus": UNet3Plus,
+    "segnet": segnet,
+    "segnet_basic": segnet_basic,
+    "bayesian_segnet": bayesian_segnet,
+    "fc_densenet56": fc_densenet56,
+    "fc_densenet67": fc_densenet67,
+    "fc_densenet103": fc_densenet103,
+    "patch_cnn": patch_cnn,
+    "dilated": DilatedNet,
+    "deeplab_v1": DeepLabV1,
+    "deeplab_v2": DeepLabV2,
+    "deeplab_v3": DeepLabV3,
+    "deeplab_v3_plus": DeepLabV3Plus,
+    "fpn": FPN,
+    "fcn_resnet": FCNResNet,
+    "lraspp": LRASPP,
+    "refinenet": RefineNet,
+    "refinenet_lw": LightWeightRefineNet,
+    "pspnet": PSPNet,
+    "pspnet_shallow": ShallowPSPNet,
+    "gcn": GCN,
+    "liteseg": LiteSeg,
 }
 
 

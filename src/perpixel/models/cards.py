@@ -2,6 +2,61 @@
 
 from __future__ import annotations
 
+from perpixel.models import (
+    deeplab_v1,
+    deeplab_v2,
+    deeplab_v3,
+    deeplab_v3_plus,
+    dilated,
+    fc_densenet,
+    fcn_resnet,
+    fpn,
+    gcn,
+    liteseg,
+    lraspp,
+    pspnet,
+    pspnet_shallow,
+    refinenet,
+    refinenet_lw,
+    unet,
+    unet_3plus,
+    unet_plus_plus,
+)
 from perpixel.models.card import Card
+from perpixel.models.fcn import FCN8S_ATONCE_CARD, FCN8S_CARD, FCN16S_CARD, FCN32S_CARD
+from perpixel.models.patch_cnn import CARD as PATCH_CNN_CARD
+from perpixel.models.segnet import BASIC_CARD as SEGNET_BASIC_CARD
+from perpixel.models.segnet import BAYESIAN_CARD as BAYESIAN_SEGNET_CARD
+from perpixel.models.segnet import CARD as SEGNET_CARD
 
-CARDS: dict[str, Card] = {}
+CARDS: dict[str, Card] = {
+    "fcn32s": FCN32S_CARD,
+    "fcn16s": FCN16S_CARD,
+    "fcn8s": FCN8S_CARD,
+    "fcn8s_atonce": FCN8S_ATONCE_CARD,
+    "segnet": SEGNET_CARD,
+    "segnet_basic": SEGNET_BASIC_CARD,
+    "bayesian_segnet": BAYESIAN_SEGNET_CARD,
+    "fc_densenet56": fc_densenet.CARD56,
+    "fc_densenet67": fc_densenet.CARD67,
+    "fc_densenet103": fc_densenet.CARD103,
+    "patch_cnn": PATCH_CNN_CARD,
+    "dilated": dilated.CARD,
+    "deeplab_v1": deeplab_v1.CARD,
+    "deeplab_v2": deeplab_v2.CARD,
+    "deeplab_v3": deeplab_v3.CARD,
+    "deeplab_v3_plus": deeplab_v3_plus.CARD,
+    "fpn": fpn.CARD,
+    "fcn_resnet": fcn_resnet.CARD,
+    "lraspp": lraspp.CARD,
+    "refinenet": refinenet.CARD,
+    "refinenet_lw": refinenet_lw.CARD,
+    "pspnet": pspnet.CARD,
+    "pspnet_shallow": pspnet_shallow.CARD,
+    "gcn": gcn.CARD,
+    "liteseg": liteseg.CARD,
+    "unet": unet.CARD,
+    "unet_valid": unet.VALID_CARD,
+    "unet_plus_plus": unet_plus_plus.CARD,
+    "unet_3plus": unet_3plus.CARD,
+}

@@ -15,33 +15,18 @@ from torch.func import functional_call
 from perpixel.encoders import Encoder
 from perpixel.errors import InputError
 from perpixel.layers import BilinearUpsample
-from perpixel.models.trace import Trace, View
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One row: what a stage returns for the described image, and what it costs.
-
-    `stride` and `receptive_field` are in image pixels; `receptive_field` is None where it is the whole image or
-    cannot be told (global pooling, attention). One multiply-add is one multiplication and one addition.
-    """
-
-    name: str
-    channels: int
-    height: int
-    width: int
-    stride: float
-    receptive_field: int | None
-    parameters: int
-    multiply_adds: int
+from perpixel.models.drawing import draw
+from perpixel.models.stages import IMAGE, LOGITS, Edge, Stage, short_count
+from perpixel.models.trace import Link, Trace, View
 
 
 @dataclass(frozen=True)
 class Description:
-    """All stages in the order in which they finish, and the totals of the whole model.
+    """All stages in the order in which they finish, the edges between them, and the totals of the whole model.
 
     `parameters` are trainable; `frozen` counts the stored values of kernels and weights that are never trained
-    (batch statistics are not counted at all). `multiply_adds` includes what lies between the stages.
+    (batch statistics are not counted at all). `multiply_adds` includes what lies between the stages. `output` is the
+    logits' (channels, height, width).
     """
 
     model: str
@@ -52,10 +37,20 @@ class Description:
     parameters: int
     frozen: int
     multiply_adds: int
+    edges: tuple[Edge, ...]
+    output: tuple[int, int, int]
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries and lists, ready for JSON."""
-        return asdict(self) | {"rows": [asdict(row) for row in self.rows]}
+        lists = {"rows": [asdict(row) for row in self.rows], "edges": [asdict(edge) for edge in self.edges]}
+        return asdict(self) | lists | {"output": list(self.output)}
+
+    def to_svg(self, title: str = "") -> str:
+        """The stages drawn by their resolution, with the edges between them, as the text of an SVG file."""
+        return draw(
+            title or self.model, self.rows, self.edges, (self.in_channels, self.height, self.width), self.output,
+            parameters=self.parameters, multiply_adds=self.multiply_adds,
+        )  # fmt: skip
 
     def to_text(self) -> str:
         """A plain-text table, one line per stage."""
@@ -63,10 +58,10 @@ class Description:
         for row in self.rows:
             size = f"{row.channels} x {row.height} x {row.width}"
             field = "all" if row.receptive_field is None else str(row.receptive_field)
-            costs = (_short(row.parameters), _short(row.multiply_adds))
+            costs = (short_count(row.parameters), short_count(row.multiply_adds))
             rows.append((row.name, size, f"{row.stride:g}", field, *costs))
         image = f"image {self.in_channels} x {self.height} x {self.width}"
-        rows.append(("total", image, "", "", _short(self.parameters), _short(self.multiply_adds)))
+        rows.append(("total", image, "", "", short_count(self.parameters), short_count(self.multiply_adds)))
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = [
             "  ".join(cell.ljust(width) if column < 2 else cell.rjust(width)
@@ -96,15 +91,18 @@ def describe(model: nn.Module, *, in_channels: int, size: tuple[int, int]) -> De
             f"({str(error).splitlines()[0]}): use the in_channels that it was built with"
         ) from error
     rows = [_row(name, *seen, stages[name], watch.multiply_adds.get(name, 0)) for name, seen in watch.outputs.items()]
+    rows = _without_echoes(rows, [target for _, target in watch.links])
     return Description(
         model=type(model).__name__,
         in_channels=in_channels,
         height=size[0],
         width=size[1],
-        rows=tuple(_without_echoes(rows)),
+        rows=tuple(rows),
         parameters=sum(value.numel() for value in model.parameters() if value.requires_grad),
         frozen=_count_frozen(model),
         multiply_adds=sum(watch.multiply_adds.values()),
+        edges=_edges(watch.links, [row.name for row in rows]),
+        output=watch.size,
     )
 
 
@@ -114,7 +112,7 @@ def _stages(model: nn.Module) -> dict[str, nn.Module]:
 
 
 class _Watch:
-    """Hooks: which stage is running, what each returned last, and the multiply-adds of each.
+    """Hooks: which stage is running, what each returned last, whose outputs it used, and the multiply-adds of each.
 
     A stage may never be called itself (a traced network calls its parts), so the parts report for it.
     """
@@ -126,6 +124,8 @@ class _Watch:
         self.running: list[str] = []
         self.outputs: dict[str, tuple[Tensor, View]] = {}
         self.multiply_adds: dict[str, int] = {}
+        self.links: dict[tuple[str, str], Link] = {}
+        self.size = (0, 0, 0)
         self.trace: Trace
 
     def follow(self, model: nn.Module, image: Tensor) -> None:
@@ -137,17 +137,33 @@ class _Watch:
                 hooks.callback(part.register_forward_pre_hook(self.enter).remove)
                 hooks.callback(part.register_forward_hook(self.leave).remove)
             with Trace(image, self.count) as self.trace:
-                functional_call(model, empty, (image,))
+                logits = functional_call(model, empty, (image,))
+        self.link(logits, LOGITS)
+        self.size = tuple(logits.shape[1:])
 
     def enter(self, part: nn.Module, args: Any) -> None:
         self.running.append(self.owners[part])
+        self.trace.is_inside = any(self.running)
+
+    def link(self, output: Any, name: str) -> None:
+        """Note whose outputs went into that of `name`, which from here on is an origin itself."""
+        for origin, link in self.trace.origins(output).items():
+            self.links[origin, name] = self.links.get((origin, name), Link()).then(link)
+        self.trace.sign(output, name)
 
     def leave(self, part: nn.Module, args: Any, output: Any) -> None:
         name = self.running.pop()
+        self.trace.is_inside = any(self.running)
+        if name and name not in self.running:
+            self.link(output, name)
         if isinstance(part, Encoder):
             for feature, stride in zip(output, part.strides):
                 self.trace.correct(feature, stride)
             output = output[-1]
+        elif hasattr(part, "image_step"):  # it puts answers of windows in their place, so no operation shows their step
+            self.trace.correct(output, float(part.image_step))  # type: ignore[arg-type]
+        if isinstance(output, (tuple, list)):  # maps with what belongs to them, such as the indices of their pool
+            output = next((each for each in output if isinstance(each, Tensor) and each.ndim == 4), None)
         view = self.trace.view(output) if isinstance(output, Tensor) else None
         if name and view is not None and output.ndim == 4:
             self.outputs.pop(name, None)
@@ -182,30 +198,37 @@ def _row(name: str, output: Tensor, view: View, stage: nn.Module, multiply_adds:
     )
 
 
-def _without_echoes(rows: list[Stage]) -> list[Stage]:
-    """Without rows that only repeat the size before them at no cost: activations, identities."""
+def _without_echoes(rows: list[Stage], targets: list[str]) -> list[Stage]:
+    """Without rows that only repeat the size before them at no cost and join nothing: activations, identities.
+
+    `targets` holds the name of a stage once for every stage whose output enters it.
+    """
     kept: list[Stage] = []
     for row in rows:
         size = (row.channels, row.height, row.width)
-        is_free = row.parameters == 0 and row.multiply_adds == 0
+        is_free = row.parameters == 0 and row.multiply_adds == 0 and targets.count(row.name) < 2
         if not (kept and is_free and size == (kept[-1].channels, kept[-1].height, kept[-1].width)):
             kept.append(row)
     return kept
+
+
+def _edges(links: Mapping[tuple[str, str], Link], kept: list[str]) -> tuple[Edge, ...]:
+    """The links between the kept stages; one that led to a stage without a row leads to what came behind it."""
+    found = {ends: link for ends, link in links.items() if ends[0] != ends[1]}
+    nodes = [IMAGE, *kept, LOGITS]
+    for left_out in {name for ends in found for name in ends} - set(nodes):
+        before = {source: found.pop((source, end)) for source, end in list(found) if end == left_out}
+        behind = {target: found.pop((start, target)) for start, target in list(found) if start == left_out}
+        for source, link in before.items():
+            for target, later in behind.items():
+                if source != target:
+                    found[source, target] = found.get((source, target), link.then(later))
+    order = {name: place for place, name in enumerate(nodes)}
+    ends = sorted(found, key=lambda pair: (order[pair[1]], order[pair[0]]))
+    return tuple(Edge(*pair, found[pair].join, found[pair].resize) for pair in ends)
 
 
 def _count_frozen(model: nn.Module) -> int:
     upsamplers = (part for part in model.modules() if isinstance(part, BilinearUpsample))
     kernels = sum(part.weight.numel() for part in upsamplers if not part.learned)
     return kernels + sum(value.numel() for value in model.parameters() if not value.requires_grad)
-
-
-def _short(count: int) -> str:
-    """1234567 -> '1.235M'; small numbers as they are.
-
-    >>> _short(31030658), _short(0), _short(999)
-    ('31.03M', '0', '999')
-    """
-    for unit, name in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if count >= unit:
-            return f"{count / unit:.4g}{name}"
-    return str(count)

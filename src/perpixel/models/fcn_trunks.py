@@ -2,6 +2,10 @@
 
 Each pads its *first* convolution by 100 pixels, so that an image of any size reaches the deepest map, and knows the
 geometry of its maps: how far apart their cells are and where the first one lies. Crop offsets follow from that.
+
+Each offers two maps to skip from, `skips`: one at stride 16, then one at stride 8. In VGG16 these are pool4 and pool3.
+The paper publishes no skips of the others; the like are pool2 and pool1 of AlexNet, before response normalisation, and
+the last maps of those strides in GoogLeNet, inception 4e and 3b, whose blocks, unlike VGG16's, do not end with a pool.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from perpixel.errors import InputError
 from perpixel.layers import conv_centre
 
 FIRST_PADDING = 100
+VGG16_WIDTH = 64
 VGG16_BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
@@ -41,18 +46,22 @@ class VGG16Trunk(nn.Module):
     """image (B, C, H, W) -> {"pool3": (B, 256, ...), "pool4": (B, 512, ...), "deep": (B, 512, ...)}, strides 8, 16, 32.
 
     Five blocks of 3x3 convolutions and ReLU without batch normalisation, pools rounding up as in Caffe.
+
+    Args:
+        width: channels of the first block, the others in proportion.
     """
 
     fc_kernel = 7
-    out_channels = 512
 
-    def __init__(self, in_channels: int) -> None:
+    def __init__(self, in_channels: int, width: int = VGG16_WIDTH) -> None:
         super().__init__()
         before = in_channels
-        for number, widths in enumerate(VGG16_BLOCKS, start=1):
+        channels = [[each * width // VGG16_WIDTH for each in widths] for widths in VGG16_BLOCKS]
+        for number, widths in enumerate(channels, start=1):
             self.add_module(f"block{number}", _vgg_block(number, before, widths))
             before = widths[-1]
-        self.skips = {"pool4": 512, "pool3": 256}
+        self.out_channels = before
+        self.skips = {"pool4": channels[3][-1], "pool3": channels[2][-1]}
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """See the class."""
@@ -84,8 +93,9 @@ def _vgg_block(number: int, before: int, widths: Sequence[int]) -> nn.Sequential
 
 
 class AlexNetTrunk(nn.Module):
-    """image (B, C, H, W) -> {"deep": (B, 256, ...)} at stride 32: CaffeNet, with groups and response normalisation.
+    """image (B, C, H, W) -> {"pool1": (B, 96, ...), "pool2": (B, 256, ...), "deep": (B, 256, ...)}, strides 8, 16, 32.
 
+    CaffeNet: every other convolution in two groups, response normalisation behind the first two pools.
     torchvision's `alexnet` is another network (no groups, no normalisation, other widths); its weights do not fit.
     """
 
@@ -94,7 +104,7 @@ class AlexNetTrunk(nn.Module):
 
     def __init__(self, in_channels: int) -> None:
         super().__init__()
-        self.skips: dict[str, int] = {}
+        self.skips = {"pool2": 256, "pool1": 96}
         self.block1 = nn.Sequential(
             nn.Conv2d(in_channels, 96, 11, 4, FIRST_PADDING), nn.ReLU(inplace=True), _pool3(), _response_norm()
         )
@@ -107,12 +117,18 @@ class AlexNetTrunk(nn.Module):
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """See the class."""
-        return {"deep": self.block5(self.block4(self.block3(self.block2(self.block1(image)))))}
+        maps = {}
+        for name, block in (("pool1", self.block1), ("pool2", self.block2)):
+            conv, relu, pool, norm = block
+            maps[name] = pool(relu(conv(image)))
+            image = norm(maps[name])
+        return {**maps, "deep": self.block5(self.block4(self.block3(image)))}
 
     def grids(self) -> dict[str, Grid]:
-        """The grid of the deepest map."""
-        first = IMAGE_GRID.after((11, 4, FIRST_PADDING), (3, 2, 0), (5, 1, 2), (3, 2, 0))
-        return {"deep": first.after((3, 1, 1), (3, 1, 1), (3, 1, 1), (3, 2, 0))}
+        """The grid of every map that forward returns."""
+        pool1 = IMAGE_GRID.after((11, 4, FIRST_PADDING), (3, 2, 0))
+        pool2 = pool1.after((5, 1, 2), (3, 2, 0))
+        return {"pool1": pool1, "pool2": pool2, "deep": pool2.after((3, 1, 1), (3, 1, 1), (3, 1, 1), (3, 2, 0))}
 
 
 def _pool3() -> nn.MaxPool2d:
@@ -124,8 +140,9 @@ def _response_norm() -> nn.LocalResponseNorm:
 
 
 class GoogLeNetTrunk(nn.Module):
-    """image (B, C, H, W) -> {"deep": (B, 1024, ...)} at stride 32: torchvision's GoogLeNet up to inception 5b.
+    """image (B, C, H, W) -> maps "inception3b" (B, 480, ...), "inception4e" (B, 832, ...) and "deep" (B, 1024, ...).
 
+    Strides 8, 16 and 32: torchvision's GoogLeNet up to inception 5b.
     The average pool and both auxiliary classifiers are left out, as the paper says; there is no release by the
     authors to compare with. torchvision's network has batch normalisation where the original has none.
     """
@@ -137,7 +154,7 @@ class GoogLeNetTrunk(nn.Module):
         super().__init__()
         from torchvision.models import GoogLeNet  # slow to import, and seldom needed
 
-        self.skips: dict[str, int] = {}
+        self.skips = {"inception4e": 832, "inception3b": 480}
         net = GoogLeNet(num_classes=1, aux_logits=False, init_weights=False)
         net.conv1.conv = nn.Conv2d(in_channels, 64, 7, 2, FIRST_PADDING, bias=False)
         kept = [(name, part) for name, part in net.named_children() if name not in ("avgpool", "dropout", "fc")]
@@ -145,35 +162,32 @@ class GoogLeNetTrunk(nn.Module):
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """See the class."""
-        return {"deep": self.net(image)}
+        maps = {}
+        for name, block in self.net.named_children():
+            image = block(image)
+            if name in self.skips:
+                maps[name] = image
+        return {**maps, "deep": image}
 
     def grids(self) -> dict[str, Grid]:
-        """The grid of the deepest map; an inception block keeps its input's."""
-        first = IMAGE_GRID.after((7, 2, FIRST_PADDING), (3, 2, 0), (3, 1, 1), (3, 2, 0))
-        return {"deep": first.after((3, 2, 0), (2, 2, 0))}
+        """The grid of every map that forward returns; an inception block keeps its input's."""
+        third = IMAGE_GRID.after((7, 2, FIRST_PADDING), (3, 2, 0), (3, 1, 1), (3, 2, 0))
+        fourth = third.after((3, 2, 0))
+        return {"inception3b": third, "inception4e": fourth, "deep": fourth.after((2, 2, 0))}
 
 
 Trunk = VGG16Trunk | AlexNetTrunk | GoogLeNetTrunk
-TRUNKS: dict[str, type[VGG16Trunk] | type[AlexNetTrunk] | type[GoogLeNetTrunk]] = {
-    "vgg16": VGG16Trunk,
-    "alexnet": AlexNetTrunk,
-    "googlenet": GoogLeNetTrunk,
-}
+BACKBONES = ("vgg16", "alexnet", "googlenet")
 
 
-def create_trunk(backbone: str, in_channels: int, skips: Sequence[str]) -> Trunk:
-    """Build the trunk of a name.
+def create_trunk(backbone: str, in_channels: int, width: int = VGG16_WIDTH) -> Trunk:
+    """Build the trunk of a name; `width` is that of VGG16.
 
     Raises:
-        InputError: unknown name, or one without the pooled maps that the skips need.
+        InputError: unknown name.
     """
-    if backbone not in TRUNKS:
-        raise InputError(f"option backbone={backbone!r} of fcn: choose {', '.join(TRUNKS)}")
-    trunk = TRUNKS[backbone](in_channels)
-    lacking = [skip for skip in skips if skip not in trunk.skips]
-    if lacking:
-        raise InputError(
-            f"option backbone={backbone!r} has no {lacking[0]} to skip from (published for vgg16 only): "
-            "use model 'fcn32s', or backbone='vgg16'"
-        )
-    return trunk
+    if backbone not in BACKBONES:
+        raise InputError(f"option backbone={backbone!r} of fcn: choose {', '.join(BACKBONES)}")
+    if backbone == "vgg16":
+        return VGG16Trunk(in_channels, width)
+    return AlexNetTrunk(in_channels) if backbone == "alexnet" else GoogLeNetTrunk(in_channels)

@@ -43,11 +43,17 @@ def build(
     for option in options:
         if option not in known:
             raise InputError(f"unknown option '{option}' of model '{name}'{did_you_mean(option, known)}")
-        _check_type(name, option, options[option], known[option])
+        if options[option] is not None or not _takes_none(models[name], option):
+            _check_type(name, option, options[option], known[option])
     for count, value in (("in_channels", in_channels), ("num_classes", num_classes)):
         if not isinstance(value, int) or value < 1:
             raise InputError(f"{count}={value!r} of model '{name}': it must be a whole number from 1 on")
     return models[name](in_channels, num_classes, **options)
+
+
+def _takes_none(builder: Callable[..., nn.Module], option: str) -> bool:
+    """Whether the signature says `| None`: as in `variant: str | None = "b"`."""
+    return "None" in str(inspect.signature(builder).parameters[option].annotation)
 
 
 def _check_type(name: str, option: str, value: Any, default: Any) -> None:

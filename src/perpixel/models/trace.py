@@ -1,15 +1,16 @@
-"""Follows one forward pass operation by operation: multiply-adds, and how far each map sees.
+"""Follows one forward pass operation by operation: multiply-adds, how far each map sees, and whose maps met in it.
 
 The pass runs on the meta device, shapes without values. For every tensor that comes from the image it keeps the
 step between neighbouring cells and the receptive field, both in image pixels, by the arithmetic of Araujo, Norris,
 Sim, "Computing receptive fields of convolutional neural networks", Distill 2019; where paths meet (sum,
-concatenation) the larger field counts, so the field is that of the deepest path.
+concatenation) the larger field counts, so the field is that of the deepest path. It also keeps the origins: the
+stages whose outputs went into the tensor since, with the operation at which they met.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+
+from perpixel.models.stages import IMAGE
 
 aten = torch.ops.aten
 
@@ -39,6 +42,21 @@ class View:
 IMAGE_VIEW = View(1.0, 1.0)
 
 
+@dataclass(frozen=True)
+class Link:
+    """How the output of one stage reached where it is: met others in a `join`, was brought to size by `resize`.
+
+    Both are words for people, empty where nothing happened; only a resize between stages counts.
+    """
+
+    join: str = ""
+    resize: str = ""
+
+    def then(self, later: Link) -> Link:
+        """This link and a later one as one; the first join and the first resize name it."""
+        return Link(self.join or later.join, self.resize or later.resize)
+
+
 def _convolution(view: View, args: tuple[Any, ...], image: Tensor, out: Tensor) -> View:
     kernel, stride, dilation, is_transposed = args[1].shape[-1], args[3][-1], args[5][-1], args[6]
     if is_transposed:
@@ -49,13 +67,14 @@ def _convolution(view: View, args: tuple[Any, ...], image: Tensor, out: Tensor) 
 def _pool(view: View, args: tuple[Any, ...], image: Tensor, out: Tensor) -> View:
     kernel = args[1][-1]
     stride = args[2][-1] if len(args) > 2 and len(args[2]) else kernel
-    return view.windowed(kernel, stride=stride)
+    is_dilated = len(args) > 4 and isinstance(args[4], (list, tuple))  # of average pools this is a flag
+    return view.windowed(kernel, args[4][-1] if is_dilated else 1, stride)
 
 
 def _adaptive_pool(view: View, args: tuple[Any, ...], image: Tensor, out: Tensor) -> View:
-    if out.shape[-1] == 1 and out.shape[-2] == 1:
-        return View(view.step, math.inf)
     window = image.shape[-1] / out.shape[-1]
+    if out.shape[-1] == 1 and out.shape[-2] == 1:
+        return View(view.step * window, math.inf)
     return view.windowed(math.ceil(window), stride=window)
 
 
@@ -66,9 +85,17 @@ def _interpolation(taps: int) -> Callable[[View, tuple[Any, ...], Tensor, Tensor
     return rule
 
 
+def _expansion(view: View, args: tuple[Any, ...], image: Tensor, out: Tensor) -> View:
+    return view.windowed(1, stride=image.shape[-1] / out.shape[-1]) if image.ndim == 4 else view
+
+
 def _reduction(view: View, args: tuple[Any, ...], image: Tensor, out: Tensor) -> View:
     is_spatial = image.ndim == 4 and math.prod(out.shape[1:]) <= image.shape[1] < image.numel() // image.shape[0]
-    return View(view.step, math.inf) if is_spatial else view
+    if is_spatial:
+        return View(view.step * image.shape[-1], math.inf)
+    # The mean of a slice: one cell of an adaptive pool.
+    is_window = image.ndim == out.ndim == 4 and out.shape[-1] == 1
+    return view.windowed(image.shape[-1], stride=image.shape[-1]) if is_window else view
 
 
 # Every other operation leaves the view as it is.
@@ -82,6 +109,7 @@ RULES: dict[Any, Callable[[View, tuple[Any, ...], Tensor, Tensor], View]] = {
     aten.upsample_bilinear2d: _interpolation(2),
     aten.upsample_nearest2d: _interpolation(1),
     aten.upsample_bicubic2d: _interpolation(4),
+    aten.expand: _expansion,
     aten.mean: _reduction,
     aten.amax: _reduction,
 }
@@ -89,19 +117,61 @@ RULES: dict[Any, Callable[[View, tuple[Any, ...], Tensor, Tensor], View]] = {
 PRODUCTS = (aten.mm, aten.bmm, aten.addmm, aten.baddbmm, aten._scaled_dot_product_flash_attention_for_cpu,
             aten._scaled_dot_product_attention_math)  # fmt: skip
 
+JOINS: dict[Any, str] = {
+    aten.cat: "concatenation",
+    aten.stack: "concatenation",
+    aten.add: "sum",
+    aten.add_: "sum",
+    aten.sub: "sum",
+    aten.mul: "product",
+    aten.mul_: "product",
+    aten.maximum: "maximum",
+} | dict.fromkeys(PRODUCTS, "product")
+INDICES = "indices"  # the join of whole numbers with what they place: unpooling
+RESIZES: dict[Any, str] = {
+    aten.max_pool2d_with_indices: "pool",
+    aten.max_pool2d: "pool",
+    aten.avg_pool2d: "pool",
+    aten._adaptive_avg_pool2d: "pool",
+    aten.adaptive_max_pool2d: "pool",
+    aten.upsample_bilinear2d: "interpolation",
+    aten.upsample_nearest2d: "interpolation",
+    aten.upsample_bicubic2d: "interpolation",
+    aten.max_unpool2d: "unpooling",
+}
+
 
 class Trace(TorchDispatchMode):
-    """Within it, every operation on tensors adds to `multiply_adds` and passes views on from `image`."""
+    """Within it, every operation on tensors reports its multiply-adds and passes views and origins on from `image`.
+
+    Set `is_inside` while a stage runs: what it does to the size of its maps is then its own affair.
+    """
 
     def __init__(self, image: Tensor, on_multiply_adds: Callable[[int], None]) -> None:
         super().__init__()
         self._views: dict[int, tuple[Tensor, View]] = {id(image): (image, IMAGE_VIEW)}
+        self._origins: dict[int, dict[str, Link]] = {id(image): {IMAGE: Link()}}
         self._on_multiply_adds = on_multiply_adds
+        self.is_inside = False
 
     def view(self, maps: Tensor) -> View | None:
         """What a cell of `maps` sees; None where it does not come from the image."""
         known = self._views.get(id(maps))
         return known[1] if known else None
+
+    def origins(self, value: Any) -> dict[str, Link]:
+        """The stages whose outputs went into a tensor, or any of a list of tensors, since they were stages' outputs."""
+        found: dict[str, Link] = {}
+        for tensor in _tensors(value):
+            for name, link in self._origins.get(id(tensor), {}).items():
+                found[name] = found.get(name, Link()).then(link)
+        return found
+
+    def sign(self, value: Any, name: str) -> None:
+        """Make the stage `name` the only origin of these tensors: they are its output."""
+        for tensor in _tensors(value):
+            if id(tensor) in self._views:
+                self._origins[id(tensor)] = {name: Link()}
 
     def correct(self, maps: Tensor, step: float) -> None:
         """Set the step of `maps` where the operations do not show it: reshapes that move pixels into channels."""
@@ -130,13 +200,29 @@ class Trace(TorchDispatchMode):
             view = View(view.step, math.inf)
         elif packet in RULES and outputs:
             view = RULES[packet](view, args, seen[0], outputs[0])
+        origins = self._merged(packet, seen)
         for output in outputs:
             self._views[id(output)] = (output, view)  # the tensor is kept so that its id is not given to another
+            self._origins[id(output)] = origins
+
+    def _merged(self, packet: Any, seen: list[Tensor]) -> dict[str, Link]:
+        each = [self._origins[id(value)] for value in seen]
+        shared = set.intersection(*(set(origins) for origins in each))
+        has_indices = any(not value.is_floating_point() for value in seen)
+        join = INDICES if has_indices else JOINS.get(packet, "")
+        resize = "" if self.is_inside else RESIZES.get(packet, "")
+        # What comes from one stage alone joins nothing, save the values and the indices of one pool.
+        alone = set() if has_indices else shared
+        return {
+            name: link.then(Link("" if name in alone else join, resize)) for name, link in self.origins(seen).items()
+        }
 
 
 def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
     if isinstance(value, (list, tuple)):
         return [tensor for each in value for tensor in _tensors(each)]
     return []

@@ -15,6 +15,7 @@ paper's network any more but what most users of the name train.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch.nn.functional as F
@@ -22,12 +23,56 @@ from torch import Tensor, nn
 
 from perpixel.encoders import Encoder, create_encoder
 from perpixel.errors import InputError
-from perpixel.layers import BilinearUpsample, classifier_normal_, he_normal_, pad_to_least, pad_to_multiple
+from perpixel.layers import BilinearUpsample, classifier_normal_, he_normal_, pad_to_least
+from perpixel.models.card import Card, Count
+from perpixel.models.dilated_encoder import fit_image
 from perpixel.models.unet_parts import ContractingPath, Step, UpStage, encoder_steps, paper_steps
 from perpixel.models.valid_sizes import ValidSizes
 
 PAPER_WIDTH = 64
+UPS = ("transposed", "bilinear", "nearest")
 DECODER_CHANNELS = (256, 128, 64, 32, 16)  # over an encoder, coarse to fine, at width 64
+
+VALID_CARD = Card(
+    title="U-Net",
+    paper=(
+        "Olaf Ronneberger, Philipp Fischer, Thomas Brox, U-Net: Convolutional networks for biomedical image "
+        "segmentation, MICCAI 2015, arXiv 1505.04597"
+    ),
+    counts=(Count("1 channel, 2 classes", 31_030_658, in_channels=1, num_classes=2),),
+    scores=(
+        "ISBI 2012 EM challenge: warping error 0.000353, Rand error 0.0382, pixel error 0.0611",
+        "ISBI cell tracking challenge 2015, IoU: PhC-U373 0.9203, DIC-HeLa 0.7756",
+    ),
+    training=(
+        "SGD of momentum 0.99, one large tile a batch, cross-entropy weighted by class and by "
+        "10 exp(-(d1 + d2)^2 / 50) between cells, d1 and d2 the distances to the two nearest; shifts, rotations and "
+        "elastic deformations (3x3 grid of displacements of 10 pixels standard deviation)."
+    ),
+    deviations=(
+        "The paper says that there is dropout at the end of the contracting path, not how much: 0.5 here.",
+        "Tiles of sizes other than 16m + 60 are refused with the two nearest ones; the paper asks for even sizes at "
+        "every pool, which is the same.",
+    ),
+)
+CARD = replace(
+    VALID_CARD,
+    title="U-Net, padded",
+    counts=(
+        Count("1 channel, 2 classes", 31_036_546, in_channels=1, num_classes=2),
+        Count("without batch normalisation", 31_030_658, 1, 2, {"norm": False}),
+        Count("bilinear, half as many channels below", 17_261_890, 1, 2, {"up": "bilinear"}),
+    ),
+    deviations=(
+        "Padded convolutions, so that the logits have the image's size, where the paper's are unpadded and its maps "
+        "cropped: that is `unet_valid`.",
+        "Batch normalisation after every convolution, as in nearly all later use; norm=False is without.",
+        "No dropout unless asked for.",
+        "Where a pool meets an odd side, the upsampled map gets a row or column of zeros at its end.",
+        "With encoder= the contracting path is any backbone and the expanding one follows its strides: not the "
+        "paper's network any more.",
+    ),
+)
 
 
 class UNet(nn.Module):
@@ -41,16 +86,18 @@ class UNet(nn.Module):
         depth: stages of the contracting path, the deepest included; with an encoder, its features down to
             stride 2 ** depth.
         norm: batch normalisation after every 3x3 convolution (of the expanding path, when there is an encoder).
-        up: "transposed" 2x2 convolution, or "bilinear" interpolation, with which the deepest stage and every
-            expanding one have half the channels.
+        up: "transposed" 2x2 convolution, or "bilinear" or "nearest" interpolation, with which the deepest stage and
+            every expanding one have half the channels (not over an encoder, whose channels are given).
         dropout: probability of dropping a value at the end of the contracting path, in training.
         padding: "same" or "valid"; valid needs encoder=None.
         encoder: name for `create_encoder`; None is the paper's contracting path.
+        variant: of an encoder that is a ResNet: "a", "b" or "c"; None takes timm's.
         weights: of the encoder: None, "imagenet" or a file.
         decoder_channels: widths of the expanding stages over an encoder, coarse to fine; None scales with `width`.
         head_stride: with an encoder, where the expanding path ends: 1, or 2 or 4 for a much faster model whose
             logits are brought to the image's size by `final`.
         final: "bilinear" interpolation, or a learned "transposed" convolution that starts as one.
+        head_kernel: side of the last convolution: the paper's 1, or 3 as segmentation-models-pytorch has it.
     Attributes:
         margin: pixels of the image that the logits lack on each side; 0 unless padding is "valid".
     Raises:
@@ -71,15 +118,18 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         padding: str = "same",
         encoder: str | None = None,
+        variant: str | None = None,
         weights: str | Path | None = None,
         decoder_channels: Sequence[int] | None = None,
         head_stride: int = 1,
         final: str = "bilinear",
+        head_kernel: int = 1,
     ) -> None:
         super().__init__()
         _check_choices(up=up, padding=padding, final=final)
         _check_ranges(width, depth, dropout)
         _check_combination(encoder, weights, decoder_channels, head_stride, padding)
+        _check_form(encoder, variant, head_kernel, padding)
         self.valid_sizes = ValidSizes(pools=depth - 1) if padding == "valid" else None
         self.margin = self.valid_sizes.margin if self.valid_sizes else 0
         steps: list[Step]
@@ -88,23 +138,24 @@ class UNet(nn.Module):
             self.encoder: nn.Module = ContractingPath(in_channels, channels, norm=norm, padding=padding)
             steps = paper_steps(channels, up)
         else:
-            backbone = create_encoder(encoder, in_channels=in_channels, weights=weights, depth=depth)
+            backbone = create_encoder(encoder, in_channels=in_channels, weights=weights, depth=depth, variant=variant)
             widths = decoder_channels or [max(1, channels * width // PAPER_WIDTH) for channels in DECODER_CHANNELS]
             self.encoder = backbone
             steps = encoder_steps(backbone.channels, backbone.strides, widths, head_stride)
         self.has_backbone = encoder is not None
         self.dropout = nn.Dropout(dropout)
         self.decoder = nn.ModuleList(UpStage(step, norm=norm, up=up, padding=padding) for step in steps)
-        self.head = nn.Conv2d(steps[-1].out_channels, num_classes, 1)
+        self.head = nn.Conv2d(steps[-1].out_channels, num_classes, head_kernel, padding=head_kernel // 2)
         self.final = _final(num_classes, head_stride, final)
         self._initialise()
 
     def forward(self, image: Tensor) -> Tensor:
         """image (B, C, H, W) float -> logits (B, K, H, W), smaller by `margin` on each side when unpadded."""
-        features = self.encoder(self._fit(image))
+        fitted = self._fit(image)
+        features = self.encoder(fitted)
         maps = self.dropout(features[-1])
         for stage in self.decoder:
-            maps = stage(maps, features)
+            maps = stage(maps, features, fitted)
         logits = self.final(self.head(maps))
         return logits if self.valid_sizes else _cut_to(logits, image)
 
@@ -127,9 +178,10 @@ class UNet(nn.Module):
         if self.valid_sizes:
             self.valid_sizes.check(image.shape[-2], image.shape[-1])
             return image
+        if isinstance(self.encoder, Encoder):
+            return fit_image(image, self.encoder)
         multiple: int = self.encoder.multiple  # type: ignore[assignment]
-        # A backbone rounds odd sizes its own way; the paper's path floors them and UpStage pads the map back.
-        return pad_to_multiple(image, multiple) if self.has_backbone else pad_to_least(image, multiple)
+        return pad_to_least(image, multiple)  # its pools round down, and UpStage pads the map back
 
     def _initialise(self) -> None:
         if self.has_backbone:
@@ -154,7 +206,7 @@ def unet_valid(
 
 def _stage_channels(width: int, depth: int, up: str) -> list[int]:
     channels = [width * 2**level for level in range(depth)]
-    if up == "bilinear":
+    if up != "transposed":
         channels[-1] //= 2
     return channels
 
@@ -176,7 +228,7 @@ def _cut_to(logits: Tensor, image: Tensor) -> Tensor:
 
 
 def _check_choices(*, up: str, padding: str, final: str) -> None:
-    allowed = {"up": ("transposed", "bilinear"), "padding": ("same", "valid"), "final": ("bilinear", "transposed")}
+    allowed = {"up": UPS, "padding": ("same", "valid"), "final": ("bilinear", "transposed")}
     for option, value in (("up", up), ("padding", padding), ("final", final)):
         if value not in allowed[option]:
             raise InputError(f"option {option}={value!r} of unet: choose {' or '.join(map(repr, allowed[option]))}")
@@ -189,6 +241,15 @@ def _check_ranges(width: int, depth: int, dropout: float) -> None:
         raise InputError(f"option depth={depth} of unet: choose 2 to 8 stages (2 to 5 over an encoder)")
     if not 0 <= dropout < 1:
         raise InputError(f"option dropout={dropout} of unet: it is a probability, from 0 to below 1")
+
+
+def _check_form(encoder: str | None, variant: str | None, head_kernel: int, padding: str) -> None:
+    if head_kernel not in (1, 3) or (head_kernel == 3 and padding == "valid"):
+        raise InputError(
+            f"option head_kernel={head_kernel} of unet with padding={padding!r}: choose 1, or 3 with padding='same'"
+        )
+    if variant is not None and encoder is None:
+        raise InputError(f"option variant={variant!r} of unet without an encoder: add encoder='resnet18'")
 
 
 def _check_combination(

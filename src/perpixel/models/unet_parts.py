@@ -63,12 +63,12 @@ class Step:
 def paper_steps(channels: Sequence[int], up: str) -> list[Step]:
     """Steps over a contracting path of these channels: back through all of its stages, to its widths.
 
-    Interpolation does not change the channels, so with up="bilinear" each step already ends with the next width.
+    Interpolation does not change the channels, so with it each step already ends with the next width.
     """
     steps = []
     entering = channels[-1]
     for level in range(len(channels) - 2, -1, -1):
-        leaving = channels[max(level - 1, 0)] if up == "bilinear" else channels[level]
+        leaving = channels[level] if up == "transposed" else channels[max(level - 1, 0)]
         steps.append(Step(entering, level, channels[level], channels[level], leaving, 2))
         entering = leaving
     return steps
@@ -126,15 +126,17 @@ class UpStage(nn.Module):
             upsampled = step.middle
             self.up = nn.ConvTranspose2d(step.in_channels, upsampled, step.factor, step.factor)
         elif step.factor > 1:
-            self.up = nn.Upsample(scale_factor=step.factor, mode="bilinear", align_corners=False)
+            self.up = nn.Upsample(scale_factor=step.factor, mode=up, align_corners=False if up == "bilinear" else None)
         self.convs = double_conv(
             upsampled + step.skip_channels, step.middle, step.out_channels, norm=norm, padding=padding
         )
 
-    def forward(self, maps: Tensor, features: Sequence[Tensor]) -> Tensor:
-        """maps (B, C, H, W) and all features -> (B, K, H', W')."""
+    def forward(self, maps: Tensor, features: Sequence[Tensor], image: Tensor) -> Tensor:
+        """maps (B, C, H, W), all features, and the image, whose size no map passes -> (B, K, H', W')."""
         maps = self.up(maps)
-        if self.skip is not None:
+        if self.skip is None:
+            maps = maps[..., : image.shape[-2], : image.shape[-1]]
+        else:
             skip = features[self.skip]
             skip, maps = (crop_like(skip, maps), maps) if self.padding == "valid" else (skip, fit_like(maps, skip))
             maps = torch.cat([skip, maps], dim=1)

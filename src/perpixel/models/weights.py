@@ -31,7 +31,8 @@ def save_weights(model: nn.Module, path: str | Path, *, metadata: Mapping[str, s
 def load_weights(model: nn.Module, path: str | Path, strict: bool = True) -> tuple[str, ...]:
     """Copy the tensors of a .safetensors (or weights-only .pth) file into `model`, all of them or none.
 
-    Dense upsampling kernels (the authors' form of FCN) are accepted where the model stores grouped ones.
+    Dense upsampling kernels (the authors' form of FCN) are accepted where the model stores grouped ones, and a pruned
+    model takes its share of the full one's tensors (its method `keep_own`).
 
     Args:
         strict: every tensor must fit; False loads what does, by name and shape.
@@ -61,7 +62,8 @@ def _adopted(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
         key = f"{prefix}.weight"
         if isinstance(part, BilinearUpsample) and key in state:
             state[key] = part.adopt(state[key], key)
-    return state
+    keep_own = getattr(model, "keep_own", None)
+    return keep_own(state) if callable(keep_own) else state
 
 
 def _differences(
