@@ -12,6 +12,7 @@ from perpixel.errors import InputError
 
 if TYPE_CHECKING:  # what a type checker and an editor see; the same names as in EXPORTS
     from perpixel.apps.api import check, evaluate, plan, predict, report, resume, train
+    from perpixel.apps.compare import compare
     from perpixel.inference.predictor import load
     from perpixel.models import MODELS, create_model
 
@@ -22,6 +23,7 @@ EXPORTS = {
     "MODELS": "perpixel.models",
     "create_model": "perpixel.models",
     "check": "perpixel.apps.api",
+    "compare": "perpixel.apps.compare",
     "plan": "perpixel.apps.api",
     "train": "perpixel.apps.api",
     "resume": "perpixel.apps.api",
@@ -52,6 +54,7 @@ __all__ = [
     "InputError",
     "__version__",
     "check",
+    "compare",
     "create_model",
     "evaluate",
     "load",

@@ -18,7 +18,7 @@ import perpixel
 from perpixel.apps import cli
 from perpixel.errors import InputError
 
-VERBS = ("demo", "check", "plan", "train", "evaluate", "predict", "report", "models", "describe")
+VERBS = ("demo", "check", "plan", "train", "evaluate", "predict", "report", "models", "describe", "compare")
 FakeRun = Callable[..., Path]
 Captured = pytest.CaptureFixture[str]
 

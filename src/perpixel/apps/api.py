@@ -126,7 +126,9 @@ def train(
         seed: same seed (and epochs), same weights.
         on_event: called with each event of log.jsonl, and with phases and progress.
         settings: loss, class_weights, batch_size, crop (h, w), scale, learning_rate, optimizer, schedule, options,
-            precision, device, devices, patience, ...: the fields of `TrainConfig`.
+            precision, device, devices, patience, ...: the fields of `TrainConfig`. `start_from` takes a run or a bundle
+            whose weights to start from: the same model, or for FCN the next coarser one; with `start_from_partial`
+            whatever tensors fit.
     Raises:
         InputError: broken data, impossible settings, a run in `out` already.
         NonFiniteLossError: the loss became NaN or infinite.
@@ -161,6 +163,8 @@ def evaluate(
     split: str = "test",
     out: PathLike | None = None,
     tta: bool = False,
+    samples: int = 0,
+    prune_level: int | None = None,
     device: str | None = None,
     on_event: OnEvent | None = None,
     **reading: Any,
@@ -171,8 +175,10 @@ def evaluate(
         bundle: a run or a bundle.
         data: data set; None takes the one that the run was trained on.
         split: "train", "val" or "test".
-        out: results folder; default evaluation/SPLIT beside the bundle.
+        out: results folder; default evaluation/SPLIT beside the bundle, SPLIT-L2 where pruned to level 2.
         tta: average over mirror images of the kinds that the model was trained with; refused where there are none.
+        samples: average over this many passes with dropout on; refused for models without.
+        prune_level: score only this part, 1 to 4, of a U-Net++ trained with deep supervision.
     """
     tell = on_event or _silent
     folder = find_bundle(bundle)
@@ -183,9 +189,10 @@ def evaluate(
     def on_image(done: int, total: int, name: str) -> None:
         tell({"kind": "progress", "done": done, "total": total, "text": name})
 
-    where = Path(out) if out is not None else home / "evaluation" / split
-    predictor = load(folder, device=device)
-    result = evaluate_split(predictor, dataset, split, where, tta=tta, on_image=on_image)
+    name = split if prune_level is None else f"{split}-L{prune_level}"
+    where = Path(out) if out is not None else home / "evaluation" / name
+    predictor = load(folder, device=device, prune_level=prune_level)
+    result = evaluate_split(predictor, dataset, split, where, tta=tta, dropout_samples=samples, on_image=on_image)
     result = {**result, "data": str(dataset.root), "bundle": str(folder)}
     write_json(where / "scores.json", result)
     return Evaluation(where, result)
@@ -215,8 +222,12 @@ def predict(
     out: PathLike,
     overlays: bool = True,
     probs: bool = False,
+    uncertainty: bool = False,
     overwrite: bool = False,
     tta: bool = False,
+    samples: int = 0,
+    seed: int = 0,
+    prune_level: int | None = None,
     device: str | None = None,
     on_event: OnEvent | None = None,
 ) -> Predictions:
@@ -225,22 +236,27 @@ def predict(
     Args:
         bundle: a run or a bundle.
         inputs: files, folders or patterns.
-        out: folder; label maps in it, overlays in overlays/, probabilities in probs/ (NPY, float16).
+        out: folder; label maps in it, overlays in overlays/, probabilities in probs/ (NPY, float16), uncertainties in
+            uncertainty/ and, with samples, the model's part of them in model_uncertainty/ (16-bit PNG, 65535 = all
+            classes equally likely).
         overwrite: do again what is done; otherwise files whose results are there are skipped.
+        samples: average over this many passes with dropout on, drawn from `seed`; refused for models without.
+        prune_level: use only this part, 1 to 4, of a U-Net++ trained with deep supervision.
     Raises:
         InputError: no image found, a file that cannot be read, an output that cannot be written.
     """
     tell = on_event or _silent
     listed = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     images = [image for one in listed for image in open_images(one)]
-    predictor = load(bundle, device=device)
+    predictor = load(bundle, device=device, prune_level=prune_level)
 
     def on_image(done: int, total: int, name: str) -> None:
         tell({"kind": "progress", "done": done, "total": total, "text": name})
 
     written, skipped = predict_files(
-        predictor, images, out, overlays=overlays, probs=probs, overwrite=overwrite, tta=tta, on_image=on_image
-    )
+        predictor, images, out, overlays=overlays, probs=probs, uncertainty=uncertainty, overwrite=overwrite, tta=tta,
+        samples=samples, seed=seed, on_image=on_image,
+    )  # fmt: skip
     return Predictions(Path(out), written, skipped)
 
 

@@ -149,6 +149,8 @@ def train(
     encoder: opt.Encoder = None,
     option: opt.Options = None,
     weights: opt.Weights = None,
+    start_from: opt.StartFrom = None,
+    start_from_partial: opt.StartFromPartial = None,
     loss: opt.Loss = None,
     class_weights: opt.ClassWeights = None,
     batch_size: opt.BatchSize = None,
@@ -175,7 +177,7 @@ def train(
     """Train a model on a folder of images and masks, for a time or a number of epochs."""
     settings = opt.chosen({k: v for k, v in context.params.items() if k not in ("resume", "extend", "as_json")})
     if resume is not None:
-        _refuse_with_resume(settings)
+        opt.refuse_with_resume(settings, "the run's")
     elif data is None:
         raise InputError("DATA is missing: give a folder of images and masks, or --resume RUN")
     elif extend is not None:
@@ -197,21 +199,6 @@ def train(
     made = [("run", path), ("bundle", screens.relative(run.bundle))]
     next_verbs = ("evaluate", "report")
     screens.end(console, made, [screens.command("perpixel", verb, path) for verb in next_verbs])
-
-
-# Options whose flag is not their parameter's name.
-FLAGS = {"learning_rate": "--lr", "ignore_values": "--ignore", "option": "-O"}
-
-
-def _refuse_with_resume(settings: dict[str, Any]) -> None:
-    """A resumed run keeps its settings, so that it ends where the uninterrupted one would have ended."""
-    if settings:
-        names = ", ".join(
-            "DATA" if name == "data" else FLAGS.get(name, "--" + name.replace("_", "-")) for name in settings
-        )
-        raise InputError(
-            f"{names}: cannot be given with --resume, which keeps the run's settings: leave it out, or train a new run"
-        )
 
 
 def _train_settings(settings: dict[str, Any]) -> dict[str, Any]:
@@ -236,6 +223,8 @@ def evaluate(
     data: opt.OptionalData = None,
     split: Annotated[str, typer.Option(help="Which images: train, val or test.")] = "test",
     tta: opt.Augment = False,
+    samples: opt.Samples = None,
+    prune_level: opt.PruneLevel = None,
     out: opt.Out = None,
     format: opt.Format = None,
     classes: opt.Classes = None,
@@ -250,6 +239,7 @@ def evaluate(
 
     with progress_events() as on_event:
         settings = opt.chosen(context.params, opt.DATA_SETTINGS)
+        settings |= opt.chosen({"prune_level": prune_level, "samples": samples})
         result = api.evaluate(run, data, split=split, out=out, tta=tta, on_event=on_event, **settings)
     if as_json:
         return print_document({"path": result.path, **result.scores})
@@ -268,9 +258,13 @@ def predict(
     inputs: Annotated[list[str], typer.Argument(help="Images, folders or quoted globs.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for label maps and overlays.", show_default=False)],
     probs: Annotated[bool, typer.Option("--probs", help="Also write class probabilities.")] = False,
+    uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Also write maps of uncertainty.")] = False,
     overlays: Annotated[bool, typer.Option("--overlays/--no-overlays", help="Also write overlays.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Predict again what is there.")] = False,
     tta: opt.Augment = False,
+    samples: opt.Samples = None,
+    seed: opt.Seed = None,
+    prune_level: opt.PruneLevel = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """Label every pixel of images: indexed PNGs of the input's size and name, and overlays."""
@@ -278,8 +272,9 @@ def predict(
 
     with progress_events() as on_event:
         result = api.predict(
-            run, inputs, out=out, overlays=overlays, probs=probs, overwrite=overwrite, tta=tta, on_event=on_event
-        )
+            run, inputs, out=out, overlays=overlays, probs=probs, uncertainty=uncertainty, overwrite=overwrite, tta=tta,
+            on_event=on_event, **opt.chosen({"prune_level": prune_level, "samples": samples, "seed": seed}),
+        )  # fmt: skip
     if as_json:
         return print_document({"out": result.out, "written": result.written, "skipped": result.skipped})
     console = screens.make_console()
@@ -317,6 +312,8 @@ def report(
 
 app.command()(cli_models.models)
 app.command()(cli_models.describe)
+app.command()(cli_models.compare)
+app.command("import-weights")(cli_models.import_weights)
 
 
 def main(arguments: list[str] | None = None) -> int:

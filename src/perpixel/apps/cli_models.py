@@ -1,4 +1,4 @@
-"""The verbs about architectures: list them, describe one. `cli.py` puts them into the command line.
+"""The verbs about architectures: list, describe, compare them. `cli.py` puts them into the command line.
 
 As there, nothing heavy is imported before the verb that needs it runs.
 """
@@ -6,6 +6,7 @@ As there, nothing heavy is imported before the verb that needs it runs.
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +14,10 @@ import typer
 from perpixel.apps import options as opt
 from perpixel.apps import screens
 from perpixel.apps.json_output import print_document
-from perpixel.apps.wording import one_line
+from perpixel.apps.progress import progress_events
+from perpixel.apps.wording import format_large, one_line, plural
+from perpixel.errors import InputError
+from perpixel.files import write_text
 
 
 def models(as_json: opt.AsJson = False) -> None:
@@ -48,6 +52,10 @@ def describe(
     in_channels: Annotated[int, typer.Option(min=1, help="Channels of the image.")] = 3,
     classes: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 21,
     option: opt.Options = None,
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the stages into this SVG file.")] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure the receptive field by gradients, on --size; takes seconds.")
+    ] = False,
     as_json: opt.AsJson = False,
 ) -> None:
     """Show a model stage by stage: size, channels, stride, receptive field, parameters, cost."""
@@ -57,10 +65,141 @@ def describe(
     from perpixel.models.describe import describe as describe_model
 
     net = create_model(model, in_channels=in_channels, num_classes=classes, **pairs)
-    document = describe_model(net, in_channels=in_channels, size=(height, width)).to_json()
+    description = describe_model(net, in_channels=in_channels, size=(height, width))
+    document = description.to_json()
+    if svg is not None:
+        _write_svg(svg, description.to_svg(model))
+        document["svg"] = svg
+    if measure:
+        from perpixel.models.receptive_field import measured_receptive_field
+
+        document["measured"] = measured_receptive_field(net, in_channels=in_channels, size=(height, width)).to_json()
     if as_json:
         return print_document(document)
     console = screens.make_console()
     console.print(f"{model}, {in_channels} channels of {width} wide and {height} high, {classes} classes", style="bold")
     screens.show_description(console, document)
-    screens.end(console, [], [screens.command("perpixel", "train", "DATA", "--model", model, "--budget", "10m")])
+    made = [] if svg is None else [("drawing", svg)]
+    screens.end(console, made, [screens.command("perpixel", "train", "DATA", "--model", model, "--budget", "10m")])
+
+
+def compare(
+    context: typer.Context,
+    data: opt.OptionalData = None,
+    models: opt.Models = None,
+    budget: opt.EachBudget = None,
+    epochs: opt.Epochs = None,
+    resume: opt.ResumeComparison = None,
+    retry: opt.Retry = False,
+    option: opt.ModelOptions = None,
+    loss: opt.Loss = None,
+    class_weights: opt.ClassWeights = None,
+    batch_size: opt.BatchSize = None,
+    crop: opt.Crop = None,
+    scale: opt.Scale = None,
+    learning_rate: opt.LearningRate = None,
+    optimizer: opt.Optimizer = None,
+    schedule: opt.Schedule = None,
+    ema: opt.AverageWeights = None,
+    format: opt.Format = None,
+    classes: opt.Classes = None,
+    splits: opt.Splits = None,
+    group: opt.Group = None,
+    ignore_values: opt.Ignore = None,
+    snap: opt.Snap = None,
+    precision: opt.Precision = None,
+    device: opt.Device = None,
+    devices: opt.Devices = None,
+    split: Annotated[str, typer.Option(help="Which images to judge by: test, val or train.")] = "test",
+    out: opt.Out = None,
+    seed: opt.Seed = None,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Train several models with the same budget and judge them side by side."""
+    own = ("resume", "retry", "as_json", "option", "crop")
+    settings = opt.chosen({name: value for name, value in context.params.items() if name not in own})
+    if option:
+        settings["options"] = opt.parse_pairs(option)
+    if crop is not None:
+        settings["crop"] = opt.parse_size(crop, "--crop", "HEIGHTxWIDTH")
+    if resume is not None:
+        settings.pop("split")
+        opt.refuse_with_resume(settings, "the comparison's")
+    elif data is None or models is None:
+        missing = "DATA" if data is None else "--models"
+        raise InputError(f"{missing} is missing: give DATA and --models A,B or --models all, or --resume DIR")
+    from perpixel.apps.compare import compare as compare_models
+
+    with progress_events() as on_event:
+        made = compare_models(**settings, resume=resume, retry=retry, on_event=on_event)
+    if as_json:
+        print_document({"path": made.path, "page": made.page, **made.document})
+    else:
+        console = screens.make_console()
+        screens.show_comparison(console, made.document)
+        path = screens.relative(made.path)
+        screens.end(
+            console,
+            [
+                ("comparison", path),
+                ("page", f"{path}/compare.html (open it in a browser)"),
+                ("table", f"{path}/compare.csv"),
+            ],
+            _next_commands(made),
+        )
+    if made.failed:
+        raise typer.Exit(1)
+
+
+def _next_commands(made: Any) -> list[str]:
+    """Label images with the best model; try again what failed."""
+    from perpixel.apps.compare_document import ranked
+
+    best = next((row["run"] for row in ranked(made.document) if row["state"] == "done"), None)
+    retry = [screens.command("perpixel", "compare", "--resume", made.path, "--retry")] if made.failed else []
+    if best is None:
+        return retry
+    run = screens.relative(made.path / best)
+    return [screens.command("perpixel", "predict", run, "IMAGES", "--out", "predictions"), *retry]
+
+
+def _write_svg(path: Path, text: str) -> None:
+    if path.suffix.lower() != ".svg":
+        raise InputError(f"--svg {path}: the drawing is an SVG file, name it {path.with_suffix('.svg')}")
+    write_text(path, text)
+
+
+def import_weights(
+    source: Annotated[str, typer.Argument(help="Whose weights: torchvision, smp or classifier.", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(help="State dict (.pth, .safetensors); smp: folder of save_pretrained.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option(help="Bundle folder to make.", show_default=False)],
+    classes: Annotated[
+        str | None, typer.Option(help="A classes.json with their names, or their number.", show_default=False)
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="With classifier: fcn32s, fcn16s, fcn8s or fcn8s_atonce.", show_default=False),
+    ] = None,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Turn a checkpoint of another library into a bundle, which every other command takes."""
+    from perpixel.apps.import_weights import import_weights as make_bundle
+
+    made = make_bundle(source, file, out=out, classes=classes, model=model)
+    if as_json:
+        return print_document(made)
+    console = screens.make_console()
+    console.print(
+        f"{made.what}: {made.model} with {plural(len(made.classes), 'class', 'classes')}, "
+        f"{format_large(made.parameters)} parameters",
+        style="bold", soft_wrap=True,
+    )  # fmt: skip
+    for note in made.notes:
+        console.print(note, soft_wrap=True)
+    path = screens.relative(made.bundle)
+    predict = screens.command("perpixel", "predict", path, "IMAGES", "--out", "predictions")
+    train = screens.command("perpixel", "train", "DATA", "--start-from", path, "--budget", "10m")
+    screens.end(console, [("bundle", path)], [predict, train] if made.is_trained else [train])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -42,6 +43,8 @@ class TrainConfig(BaseModel):
     epochs: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0)
     options: dict[str, Any] = Field(default_factory=dict)
+    start_from: str | None = None
+    start_from_partial: bool = False
     loss: str | None = None
     class_weights: str | None = None
     rare_share: float | None = Field(default=None, ge=0, le=1)
@@ -67,6 +70,11 @@ class TrainConfig(BaseModel):
     ignore_values: tuple[int, ...] = ()
     snap: bool = False
     threads: int | None = Field(default=None, ge=1)
+
+    @field_validator("start_from", mode="before")
+    @classmethod
+    def _start_from(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
 
     @field_validator("precision")
     @classmethod

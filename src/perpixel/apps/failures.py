@@ -18,6 +18,7 @@ from perpixel.errors import InputError
 # Failures that explain themselves in one line. By name, since importing their classes would import torch.
 EXPLAINED_FAILURES = ("NonFiniteLossError",)
 MEMORY_FAILURES = ("MemoryError", "OutOfMemoryError")
+NO_MEMORY = "can't allocate memory"  # what torch's plain RuntimeError says where a CPU has none left
 USAGE_ERROR = typer.BadParameter.__bases__[0]  # click's UsageError, wherever this typer keeps click
 
 
@@ -54,7 +55,7 @@ def explain(error: BaseException) -> tuple[str, int]:
         return text or "interrupted", 130
     if kinds.intersection(EXPLAINED_FAILURES):
         return f"failed: {text}", 1
-    if kinds.intersection(MEMORY_FAILURES):
+    if kinds.intersection(MEMORY_FAILURES) or NO_MEMORY in text:
         return f"failed: out of memory ({text[:200]}): use a smaller --batch-size, --crop or --scale", 1
     advice = "this is a fault of perpixel: run it again with --debug and report what it prints"
     return f"internal failure ({type(error).__name__}: {text}): {advice}", 1

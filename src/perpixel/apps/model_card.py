@@ -21,7 +21,7 @@ Labels every pixel of an image with one of {num_classes} classes: {classes}.
 | architecture | {model} {options} |
 | input | {channels} channel(s), any size; working scale {scale:g} |
 | trained on | {train_images} images, data fingerprint {digest} |
-| trained for | {steps} steps, {seconds:.0f} s, seed {seed} |
+| trained for | {steps} steps, {seconds:.0f} s, seed {seed}{start} |
 | validation ({images} images) | mIoU {miou}, pixel accuracy {accuracy}, mean Dice {dice} |
 | versions | {versions} |
 
@@ -57,6 +57,7 @@ def model_card(config: BundleConfig, metrics: dict[str, Any]) -> str:
         steps=metrics["steps"],
         seconds=metrics["seconds"],
         seed=config.training["seed"],
+        start=_start(config.training.get("start_from")),
         images=metrics["images"],
         miou=_number(metrics["miou"]),
         accuracy=_number(metrics["pixel_accuracy"]),
@@ -64,6 +65,10 @@ def model_card(config: BundleConfig, metrics: dict[str, Any]) -> str:
         versions=", ".join(f"{name} {version}" for name, version in config.versions.items()),
         rows=rows,
     )
+
+
+def _start(start: dict[str, Any] | None) -> str:
+    return "" if start is None else f", from the weights of {start['name']} ({start['model']})"
 
 
 def _number(value: float | None) -> str:

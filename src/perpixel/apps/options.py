@@ -101,6 +101,41 @@ Model = Annotated[
         rich_help_panel=NET_PANEL,
     ),
 ]
+Models = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B,...",
+        help="Names that `perpixel models` lists, or all; LABEL=NAME gives one a name of its own here.",
+        show_default=False,
+        rich_help_panel=NET_PANEL,
+    ),
+]
+ModelOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        "-O",
+        metavar="KEY=VALUE",
+        help="Option of every model that has it, or of one: MODEL.KEY=VALUE; may be repeated.",
+        rich_help_panel=NET_PANEL,
+    ),
+]
+EachBudget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        help="Wall time for the training of each model: 90s, 10m, 2h (default: 10m).",
+        show_default=False,
+        rich_help_panel=LENGTH_PANEL,
+    ),
+]
+ResumeComparison = Annotated[
+    Path | None,
+    typer.Option(
+        "--resume", help="Go on with the comparison in this folder.", show_default=False, rich_help_panel=LENGTH_PANEL
+    ),
+]
+Retry = Annotated[bool, typer.Option("--retry", help="Try models again that failed.", rich_help_panel=LENGTH_PANEL)]
 Encoder = Annotated[
     str | None,
     typer.Option(help="Backbone: a timm name, or torchvision/NAME.", show_default=False, rich_help_panel=NET_PANEL),
@@ -115,6 +150,23 @@ Weights = Annotated[
     str | None,
     typer.Option(
         help="Weights to start from: imagenet, or a .safetensors file.", show_default=False, rich_help_panel=NET_PANEL
+    ),
+]
+StartFrom = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RUN_OR_BUNDLE",
+        help="Start from its trained weights: fine-tuning, or a finer FCN from a coarser one.",
+        show_default=False,
+        rich_help_panel=NET_PANEL,
+    ),
+]
+StartFromPartial = Annotated[
+    bool | None,
+    typer.Option(
+        "--start-from-partial",
+        help="With --start-from: take the tensors that fit, though the net or the classes differ.",
+        rich_help_panel=NET_PANEL,
     ),
 ]
 
@@ -177,7 +229,19 @@ Tensorboard = Annotated[
 Augment = Annotated[
     bool, typer.Option("--tta", help="Average over mirror images of the kinds trained with: slower, a little better.")
 ]
+Samples = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Average over this many passes with dropout on, for models that have it.", show_default=False
+    ),
+]
+PruneLevel = Annotated[
+    int | None,
+    typer.Option(help="1 to 4: only this part of a U-Net++ trained with deep supervision: faster.", show_default=False),
+]
 
+# Options whose flag is not their parameter's name.
+FLAGS = {"learning_rate": "--lr", "ignore_values": "--ignore", "option": "-O", "options": "-O"}
 DATA_SETTINGS = ("format", "classes", "splits", "group", "ignore_values", "snap")
 
 
@@ -191,6 +255,21 @@ def chosen(values: dict[str, Any], names: tuple[str, ...] | None = None) -> dict
         for name, value in values.items()
         if (names is None or name in names) and value not in (None, [], ())
     }
+
+
+def refuse_with_resume(settings: dict[str, Any], whose: str) -> None:
+    """What is resumed keeps its settings, so that it ends where it would have ended without the interruption.
+
+    Raises:
+        InputError: any setting was given.
+    """
+    if settings:
+        names = ", ".join(
+            "DATA" if name == "data" else FLAGS.get(name, "--" + name.replace("_", "-")) for name in settings
+        )
+        raise InputError(
+            f"{names}: cannot be given with --resume, which keeps {whose} settings: leave it out, or begin anew"
+        )
 
 
 def parse_pairs(pairs: list[str] | None) -> dict[str, Any]:

@@ -101,6 +101,7 @@ class ProgressPrinter:
 
     def on_start(self, event: Event) -> None:
         self.total_steps = int(event.get("total_steps", 0))
+        self.best_miou = self.live_miou = self.live_loss = None  # of another run before this one, perhaps
         self._step_times.clear()
         parts = [f"training for {format_count(self.total_steps)} steps"]
         if is_number(event.get("parameters")):

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
-import perpixel
 from perpixel.apps import report_views as views
-from perpixel.apps import wording
+from perpixel.apps.pages import render_page, write_page
 from perpixel.apps.report_figures import draw_curves
 from perpixel.apps.report_parts import RunParts, read_run
 from perpixel.errors import InputError
-from perpixel.files import write_text
 
 
 def write_report(run: str | Path, out: str | Path | None = None) -> Path:
@@ -41,18 +36,12 @@ def write_report(run: str | Path, out: str | Path | None = None) -> Path:
             f"{parts.path}: a file of this run is not as perpixel writes it ({type(error).__name__}: {error}): "
             "evaluate the run again, or restore the file"
         ) from error
-    # A file name may hold bytes that are no text; the page shows a question mark for each.
-    return write_text(target, page.encode("utf-8", "replace").decode())
+    return write_page(target, page)
 
 
 def render(parts: RunParts) -> str:
     """The page as text."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(FILTERS)
-    template = resources.files("perpixel.apps").joinpath("templates", "report.html.jinja").read_text("utf-8")
-    return environment.from_string(template).render(**context(parts))
+    return render_page("report.html.jinja", **context(parts))
 
 
 def context(parts: RunParts) -> dict[str, Any]:
@@ -61,7 +50,6 @@ def context(parts: RunParts) -> dict[str, Any]:
     return {
         "name": parts.path.resolve().name,
         "subtitle": views.view_subtitle(parts),
-        "version": perpixel.__version__,
         "scores": scores,
         "tiles": views.view_headline(parts),
         "score_names": views.SCORES,
@@ -81,15 +69,3 @@ def context(parts: RunParts) -> dict[str, Any]:
         "settings": views.view_settings(parts),
         "definitions": views.view_definitions(scores),
     }
-
-
-FILTERS = {
-    "score": wording.format_score,
-    "interval": wording.format_interval,
-    "count": wording.format_count,
-    "large": wording.format_large,
-    "share": wording.format_share,
-    "rate": wording.format_rate,
-    "duration": wording.format_duration,
-    "setting": wording.format_setting,
-}

@@ -114,19 +114,28 @@ def _legend(axes: Axes) -> None:
 
 
 def _draw(plot: Callable[[Axes], None], last_step: float, salt: str) -> str:
+    """One panel over steps as SVG text."""
+
+    def plot_over_steps(axes: Axes) -> None:
+        plot(axes)
+        axes.set_xlabel("step")
+        axes.set_xlim(0, max(1, last_step) * 1.03)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+    return draw_panel(plot_over_steps, salt)
+
+
+def draw_panel(plot: Callable[[Axes], None], salt: str, *, inches: tuple[float, float] = (4.2, 2.5)) -> str:
     """One panel as SVG text. The salt keeps the ids of several panels on one page apart."""
     style: Any = {**STYLE, "svg.hashsalt": salt}  # matplotlib types the keys one by one
     with matplotlib.rc_context(style), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a glyph that matplotlib's own font lacks is drawn by the browser's
-        figure = Figure(figsize=(4.2, 2.5), layout="constrained")
+        figure = Figure(figsize=inches, layout="constrained")
         FigureCanvasSVG(figure)
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
         axes.patch.set_alpha(0)
         plot(axes)
-        axes.set_xlabel("step")
-        axes.set_xlim(0, max(1, last_step) * 1.03)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})

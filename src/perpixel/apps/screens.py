@@ -18,6 +18,7 @@ from perpixel.apps.wording import (
     format_duration,
     format_interval,
     format_large,
+    format_rate,
     format_score,
     format_setting,
     format_share,
@@ -187,6 +188,41 @@ def show_training(console: Console, metrics: Mapping[str, Any]) -> None:
     console.print(table)
 
 
+def show_comparison(console: Console, document: Mapping[str, Any]) -> None:
+    """One row a model of a compare.json, best first; then those that are not done, with the reason."""
+    from perpixel.apps.compare_document import ranked
+
+    rows = ranked(document)
+    table = _table("model", f"{document['split']} mIoU", "interval", "pixels", "parameters", "multiply-adds",
+                   "scale", "steps", "training", "ms an image")  # fmt: skip
+    for row in rows:
+        if row["state"] == "done":
+            table.add_row(*_comparison_cells(row))
+    console.print(table)
+    console.print(Text("intervals: 95 % bootstrap over images; pixels: share that is right", style="dim"))
+    for row in rows:
+        if row["state"] != "done":
+            style = "bold red" if row["state"] == "failed" else ""
+            reason = f"  {printable(row['reason'])}" if row.get("reason") else ""
+            console.print(Text.assemble((f"{row['label']}: {row['state']}", style), reason), soft_wrap=True)
+
+
+def _comparison_cells(row: Mapping[str, Any]) -> list[str | Text]:
+    scores = row["scores"]
+    return [
+        printable(row["label"]),
+        Text(format_score(scores.get("miou")), style="bold green"),
+        Text(format_interval(row["intervals"].get("miou"), 2), style="dim"),
+        format_score(scores.get("pixel_accuracy")),
+        format_large(row["parameters"]),
+        format_large(row["multiply_adds"]),
+        f"{row['plan']['scale']:g}",
+        format_count(row["steps"]),
+        format_duration(row["training_s"]),
+        format_rate((row.get("speed") or {}).get("ms")),
+    ]
+
+
 def show_models(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     """Name, summary and options of every model."""
     table = _table("model", "what it is", "options (-O)")
@@ -220,6 +256,23 @@ def show_description(console: Console, document: Mapping[str, Any]) -> None:
     console.print(table)
     if document.get("frozen"):
         console.print(Text(f"and {format_count(document['frozen'])} values that are never trained", style="dim"))
+    if document.get("measured"):
+        _show_measured_field(console, document["measured"])
+
+
+def _show_measured_field(console: Console, field: Mapping[str, Any]) -> None:
+    """What the logit in the middle of the image sees: the pixels that can count, and those that do."""
+    clipped = ", up to the rim of the image: a larger --size may show more" if field["is_clipped"] else ""
+    table = _facts()
+    table.add_row("reached by gradients", f"{field['width']} wide, {field['height']} high{clipped}")
+    if field["effective_pixels"] is None:
+        effective = "none: these weights pass no gradient (score layers may start at zero)"
+    else:
+        effective = f"{format_count(field['effective_pixels'])} pixels above 4.55 % of the peak, a square "
+        effective += f"of {field['effective_side']:.0f}; 95 % of the gradient in one of {field['mass_side']}"
+    table.add_row("effective field", effective)
+    console.print()
+    console.print(table)
 
 
 def _facts() -> Table:

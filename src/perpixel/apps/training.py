@@ -19,6 +19,16 @@ from torch import nn
 
 from perpixel.apps.config import TrainConfig, make_config, parse_duration
 from perpixel.apps.model_card import model_card
+from perpixel.apps.start import (
+    Start,
+    adapt_plan,
+    compare_data,
+    open_start,
+    read_start,
+    start_record,
+    with_start,
+    write_start,
+)
 from perpixel.data import (
     CheckResult,
     Dataset,
@@ -48,9 +58,11 @@ from perpixel.planning import (
     COARSE_SHARE,
     Machine,
     Plan,
+    has_normalisation,
     label_facts,
     make_plan,
     seconds_per_megapixel,
+    training_bytes,
 )
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -74,27 +86,49 @@ class Run:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is known before the first step."""
+    """What is known before the first step; `config` holds what `start` decides as well."""
 
+    config: TrainConfig
+    start: Start | None
     dataset: Dataset
     check: CheckResult
     plan: Plan
     machine: Machine
 
 
-def prepare_run(config: TrainConfig, *, on_event: OnEvent) -> Prepared:
+def prepare_run(config: TrainConfig, *, on_event: OnEvent, known: CheckResult | None = None) -> Prepared:
     """Open and check the data, refuse it where it is broken, and plan.
 
+    Args:
+        known: the outcome of an earlier check of the same data, which is then not done again.
     Raises:
         InputError: errors in the data, unknown names, impossible settings.
     """
+    start, given = open_start(config), config
+    if start is not None:
+        config = with_start(config, start)
     check_names(config)
     torch.set_num_threads(config.threads or torch.get_num_threads())
     hardware = find_hardware(config.device)
-    machine = Machine(hardware.accelerator, hardware.name, hardware.has_bf16, config.devices)
+    machine = Machine(
+        hardware.accelerator, hardware.name, hardware.has_bf16, config.devices, memory_bytes=hardware.memory_bytes
+    )
     if config.precision == "bf16" and not hardware.has_bf16:
         on_event({"kind": "phase", "text": f"Note: {hardware.name} has no native bf16; it will be slow"})
-    dataset = open_dataset(
+    dataset = open_data(config)
+    result = known or check_data(dataset, on_event=on_event)
+    if start is not None:
+        compare_data(start, channels=result.fingerprint.channels, classes=dataset.classes, on_event=on_event)
+    on_event({"kind": "phase", "text": "Planning: timing nets on this machine"})
+    plan = _plan(config, dataset, result, machine)
+    if start is not None:
+        plan = adapt_plan(plan, given, start)
+    return Prepared(config, start, dataset, result, plan, machine)
+
+
+def open_data(config: TrainConfig) -> Dataset:
+    """The data set, read as the settings say."""
+    return open_dataset(
         config.data,
         format=config.format,
         classes=config.classes,
@@ -104,6 +138,14 @@ def prepare_run(config: TrainConfig, *, on_event: OnEvent) -> Prepared:
         snap=config.snap,
         seed=config.seed,
     )
+
+
+def check_data(dataset: Dataset, *, on_event: OnEvent) -> CheckResult:
+    """Read every file once.
+
+    Raises:
+        InputError: errors in the data, or nothing to train or to validate on.
+    """
     on_event({"kind": "phase", "text": "Checking the data"})
 
     def tell(done: int, total: int, name: str) -> None:
@@ -113,8 +155,7 @@ def prepare_run(config: TrainConfig, *, on_event: OnEvent) -> Prepared:
     refuse(result)
     dataset.split("train")
     dataset.split("val")
-    on_event({"kind": "phase", "text": "Planning: timing nets on this machine"})
-    return Prepared(dataset, result, _plan(config, dataset, result, machine), machine)
+    return result
 
 
 def check_names(config: TrainConfig) -> None:
@@ -150,6 +191,17 @@ def _plan(config: TrainConfig, dataset: Dataset, check: CheckResult, machine: Ma
             hopeless=hopeless,
         )
 
+    def memory(model: str, options: dict[str, Any], size: tuple[int, int], batch_size: int) -> float:
+        return training_bytes(
+            model,
+            options,
+            in_channels=check.fingerprint.channels,
+            num_classes=dataset.classes.num_classes,
+            size=size,
+            batch_size=batch_size,
+            precision=choose_precision(config, find_hardware(config.device)),
+        )
+
     return make_plan(
         check.fingerprint,
         facts,
@@ -158,11 +210,24 @@ def _plan(config: TrainConfig, dataset: Dataset, check: CheckResult, machine: Ma
         budget_s=config.budget_s,
         epochs=config.epochs,
         measure=measure,
+        is_normalised=has_normalisation,
+        memory=memory,
     )
 
 
-def train_run(config: TrainConfig, *, out: str | os.PathLike[str] | None, began: float, on_event: OnEvent) -> Run:
-    """Start a run in a new folder and see it through. With several devices the first process prepares for all."""
+def train_run(
+    config: TrainConfig,
+    *,
+    out: str | os.PathLike[str] | None,
+    began: float,
+    on_event: OnEvent,
+    known: CheckResult | None = None,
+) -> Run:
+    """Start a run in a new folder and see it through. With several devices the first process prepares for all.
+
+    Args:
+        known: the outcome of an earlier check of the same data.
+    """
     fabric = launch(config, choose_precision(config, find_hardware(config.device)))
     path, refusal, dataset = Path(), None, None
     if fabric.is_global_zero:
@@ -171,8 +236,11 @@ def train_run(config: TrainConfig, *, out: str | os.PathLike[str] | None, began:
         try:
             # Made before the data are read: a place that cannot be written is found at once.
             folder.create()
-            prepared = prepare_run(config, on_event=on_event)
-            _write_start(folder, config, prepared, spent_s=time.perf_counter() - began)
+            prepared = prepare_run(config, on_event=on_event, known=known)
+            if prepared.start is not None:
+                model = _seeded_model(prepared.config, prepared.plan, prepared.dataset)
+                write_start(folder, model, prepared.plan, prepared.start, on_event=on_event)
+            _write_start(folder, prepared, spent_s=time.perf_counter() - began)
             path, dataset = folder.path, prepared.dataset
         except InputError as error:
             folder.discard()
@@ -206,9 +274,9 @@ def launch(config: TrainConfig, precision: str) -> lightning_fabric.Fabric:
     return fabric
 
 
-def _write_start(folder: RunFolder, config: TrainConfig, prepared: Prepared, *, spent_s: float) -> None:
+def _write_start(folder: RunFolder, prepared: Prepared, *, spent_s: float) -> None:
     """Everything that a resumed run reads. config.json comes last: with it the folder is a run."""
-    plan, dataset = prepared.plan, prepared.dataset
+    config, plan, dataset = prepared.config, prepared.plan, prepared.dataset
     save_splits(dataset, folder.path / "splits.json")
     folder.write("fingerprint.json", prepared.check.fingerprint.to_json())
     folder.write("check.json", prepared.check.to_json())
@@ -219,6 +287,8 @@ def _write_start(folder: RunFolder, config: TrainConfig, prepared: Prepared, *, 
     absolute = {"data": str(Path(config.data).resolve()), "threads": torch.get_num_threads()}
     if config.classes is not None:
         absolute["classes"] = str(Path(config.classes).resolve())
+    if prepared.start is not None:
+        absolute["start_from"] = str(prepared.start.path)
     folder.write("config.json", {**config.model_dump(mode="json"), **absolute})
 
 
@@ -237,7 +307,9 @@ def finish_run(
     data = dataset if dataset is not None else _same_data(folder, config)
     keep_freed_memory()
     fabric = fabric or launch(config, plan["precision"])
-    model = _initial_model(config, plan, data)
+    model = _seeded_model(config, plan, data)
+    if config.start_from is not None and not folder.last.is_file():  # a checkpoint goes before them
+        read_start(folder, model)
     is_extended = any(leg.reason.startswith("extended") for leg in folder.legs().legs)
     recipe = _recipe(config, plan, spent_s=spent_s, is_extended=is_extended)
     bundle_config = _bundle_config(folder, config, plan, data)
@@ -272,8 +344,8 @@ def _same_data(folder: RunFolder, config: TrainConfig) -> Dataset:
     )
 
 
-def _initial_model(config: TrainConfig, plan: Plan, dataset: Dataset) -> nn.Module:
-    """The net with its first weights, which the seed alone decides."""
+def _seeded_model(config: TrainConfig, plan: Plan, dataset: Dataset) -> nn.Module:
+    """The net with weights that the seed alone decides."""
     channels = Normalisation.from_json(plan["normalisation"]).low
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -327,6 +399,7 @@ def _bundle_config(folder: RunFolder, config: TrainConfig, plan: Plan, dataset: 
             "loss": plan["loss"],
             "class_weights": plan["class_weights"],
             "mirrors": _mirrors(plan),
+            "start_from": None if config.start_from is None else start_record(folder),
         },
         data={
             "name": Path(config.data).name,

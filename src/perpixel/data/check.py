@@ -69,6 +69,12 @@ class CheckResult:
             "fingerprint": self.fingerprint.to_json(),
         }
 
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> CheckResult:
+        """Read what `to_json` wrote."""
+        problems = tuple(Problem(**problem) for problem in content["problems"])
+        return cls(Fingerprint.from_json(content["fingerprint"]), problems, tuple(content["notes"]))
+
 
 SEVERITIES = ("error", "warning", "info")
 

@@ -1,0 +1,280 @@
+"""Writes the page of every model, its drawing, and the table in docs/models.md, from the code and its cards.
+
+    python docs/make_models.py            write what has changed
+    python docs/make_models.py --check    write nothing, name what is not current, exit 1 if anything is
+
+Every number is counted when this runs, on shapes without values, so a page cannot say what the code does not do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import sys
+import typing
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from perpixel.models import MODELS, create_model, option_names
+from perpixel.models.card import Card, Count
+from perpixel.models.cards import CARDS
+from perpixel.models.describe import Description, describe
+from perpixel.models.stages import short_count
+
+DOCS = Path(__file__).resolve().parent
+SIZE = (512, 512)  # height and width of the described image
+SIZES = {"unet_valid": (572, 572)}  # its paper's; it takes few sizes
+COARSEST = 64  # strides beyond are those of pooled grids
+BEGIN, END = "<!-- table: docs/make_models.py writes what follows -->", "<!-- end of table -->"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write or check; returns the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is not current")
+    is_check = parser.parse_args(arguments).check
+    old = list(stale())
+    for path in old:
+        print(f"{'no model any more' if is_check else 'removed'}: {path.relative_to(DOCS.parent)}")
+        if not is_check:
+            path.unlink()
+    changed = 0
+    for path, text in pages():
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        changed += 1
+        print(f"{'not current' if is_check else 'written'}: {path.relative_to(DOCS.parent)}")
+        if not is_check:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    if is_check and (old or changed):
+        print("run: python docs/make_models.py")
+    return int(is_check and bool(old or changed))
+
+
+def pages() -> Iterator[tuple[Path, str]]:
+    """Every generated file with its text."""
+    for name in MODELS:
+        yield page_path(name), page(name)
+        yield figure_path(name), figure(name)
+    yield DOCS / "models.md", with_table((DOCS / "models.md").read_text(encoding="utf-8"))
+
+
+def stale() -> Iterator[Path]:
+    """Pages and drawings of models that are gone."""
+    for path in sorted([*(DOCS / "models").glob("*.md"), *(DOCS / "models" / "figures").glob("*.svg")]):
+        if path.stem not in MODELS:
+            yield path
+
+
+def page_path(name: str) -> Path:
+    """Where the page of a model lies."""
+    return DOCS / "models" / f"{name}.md"
+
+
+def figure_path(name: str) -> Path:
+    """Where the drawing of a model lies."""
+    return DOCS / "models" / "figures" / f"{name}.svg"
+
+
+def figure(name: str) -> str:
+    """The drawing of a model with its default options."""
+    return described(name).to_svg(f"{CARDS[name].title} ({name})")
+
+
+@cache
+def described(name: str) -> Description:
+    """A model with its default options, for the example image of its page."""
+    return describe(built(name), in_channels=3, size=SIZES.get(name, SIZE))
+
+
+def built(name: str, in_channels: int = 3, num_classes: int = 21, options: dict[str, Any] | None = None) -> nn.Module:
+    """A model without values; one and the same for the same arguments."""
+    key = repr((name, in_channels, num_classes, sorted((options or {}).items())))
+    if key not in _BUILT:
+        with torch.device("meta"), _NothingDrawn():
+            _BUILT[key] = create_model(name, in_channels=in_channels, num_classes=num_classes, **(options or {}))
+    return _BUILT[key]
+
+
+_BUILT: dict[str, nn.Module] = {}
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Within it, initialisation draws no numbers: there is nothing to write them into, and it takes half the time."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "").endswith(("normal_", "uniform_")):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+def counted(name: str, count: Count) -> int:
+    """Parameters of one configuration of a card, as `Count.stored` says."""
+    model = built(name, count.in_channels, count.num_classes, count.options)
+    values = [*model.parameters()] if count.stored else [p for p in model.parameters() if p.requires_grad]
+    values += [*model.buffers()] if count.stored else []
+    return sum(value.numel() for value in values if value.is_floating_point())
+
+
+def page(name: str) -> str:
+    """The page of one model."""
+    card = CARDS[name]
+    parts = [
+        f"# {card.title}",
+        summary(name),
+        card.paper + ".",
+        f"![{card.title}: its stages by resolution](figures/{name}.svg)",
+        *_use(name),
+        *_stages(described(name)),
+        *_options(name),
+        *_counts(name, card),
+        *_listed("Published results", "The authors' numbers, not ours.", card.scores),
+        *([f"## The paper's training\n\n{card.training}"] if card.training else []),
+        *_listed("Where this differs", "", card.deviations),
+        _end(name),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def summary(name: str) -> str:
+    """The first sentence of a builder's docstring."""
+    return " ".join((inspect.getdoc(MODELS[name]) or "").partition("\n\n")[0].split())
+
+
+def _use(name: str) -> list[str]:
+    height, width = SIZES.get(name, SIZE)
+    description = described(name)
+    shape = ", ".join(map(str, description.output))
+    size = f" --size {width}x{height}"
+    return [
+        "## Use",
+        f'```python\nimport torch\n\nimport perpixel\n\nmodel = perpixel.create_model("{name}", in_channels=3, '
+        f"num_classes=21).eval()\nlogits = model(torch.rand(1, 3, {height}, {width}))  # (1, {shape})\n```",
+        f"```\nperpixel describe {name}{size} --svg {name}.svg\nperpixel train DATA --model {name} --budget 10m\n```",
+    ]
+
+
+def _stages(description: Description) -> list[str]:
+    rows = [("stage", "output", "stride", "sees", "parameters", "multiply-adds")]
+    for row in description.rows:
+        field = "all" if row.receptive_field is None else f"{row.receptive_field:,}"
+        costs = (f"{row.parameters:,}", short_count(row.multiply_adds))
+        size = f"{row.channels} x {row.height} x {row.width}"
+        rows.append((row.name, size, f"{row.stride:.4g}", field, *costs))
+    size = " x ".join(map(str, description.output))
+    rows.append(("all", size, "", "", f"{description.parameters:,}", short_count(description.multiply_adds)))
+    intro = (
+        f"An image of {description.in_channels} x {description.height} x {description.width} (channels, height, "
+        "width), 21 classes, default options. `sees` is the receptive field in pixels."
+    )
+    frozen = [f"And {description.frozen:,} values that are never trained."] if description.frozen else []
+    return ["## Stages", intro, _table(rows, numbers_from=2), *frozen]
+
+
+def _options(name: str) -> list[str]:
+    options = option_names(MODELS[name])
+    if not options:
+        return []
+    words = option_words(name)
+    rows = [("option", "default", "meaning")]
+    rows += [(f"`{option}`", f"`{default!r}`", words.get(option, "")) for option, default in options.items()]
+    return ["## Options", "In Python as keywords, on the command line as `-O key=value`.", _table(rows)]
+
+
+def option_words(name: str) -> dict[str, str]:
+    """What the docstring of a builder, or of the class that it returns, says about each argument."""
+    builder = MODELS[name]
+    sources: list[Any] = [builder]
+    if not inspect.isclass(builder):
+        sources.insert(0, typing.get_type_hints(builder).get("return"))
+    words: dict[str, str] = {}
+    for source in sources:
+        words |= _arguments(inspect.getdoc(source) or "")
+    return words
+
+
+def _arguments(docstring: str) -> dict[str, str]:
+    section = re.search(r"^Args:\n((?:(?: +.*)?(?:\n|$))*)", docstring, re.MULTILINE)
+    words: dict[str, str] = {}
+    current: list[str] = []
+    for line in section[1].splitlines() if section else []:
+        start = re.match(r" {4}([\w, ]+): (.*)", line)
+        if start:
+            current = [each.strip() for each in start[1].split(",")]
+            words |= {each: start[2].strip() for each in current}
+        elif line.strip():
+            words |= {each: f"{words[each]} {line.strip()}" for each in current}
+    return words
+
+
+def _counts(name: str, card: Card) -> list[str]:
+    rows = [("configuration", "options", "here", "paper or release")]
+    for count in card.counts:
+        options = ", ".join(f"`{key}={value!r}`" for key, value in count.options.items())
+        rows.append((count.label, options, f"{counted(name, count):,}", count.printed))
+    words = "Trainable values, counted when this page was made."
+    if any(count.stored for count in card.counts):
+        words = "Trainable values, or all stored ones where the line says so, counted when this page was made."
+    return ["## Parameters", words, _table(rows, numbers_from=2)] if card.counts else []
+
+
+def _listed(title: str, intro: str, lines: tuple[str, ...]) -> list[str]:
+    if not lines:
+        return []
+    return [f"## {title}", *([intro] if intro else []), "\n".join(f"- {line}" for line in lines)]
+
+
+def _end(name: str) -> str:
+    source = Path(inspect.getsourcefile(inspect.unwrap(MODELS[name])) or "").resolve()
+    path = source.relative_to(DOCS.parent)
+    return f"The code: [{path}](../../{path}). All models: [models](../models.md)."
+
+
+def with_table(text: str) -> str:
+    """docs/models.md with the table between its marks made anew."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, behind = rest.partition(END)
+    if not behind:
+        raise SystemExit(f"docs/models.md: it needs the lines {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n\n{table()}\n\n{END}{behind}"
+
+
+def table() -> str:
+    """One line a model, in the order of MODELS."""
+    rows = [("model", "configuration", "parameters", "printed", "multiply-adds", "stride", "sees", "published", "")]
+    for name in MODELS:
+        card, description = CARDS[name], described(name)
+        count = card.counts[0] if card.counts else None
+        last = description.rows[-1].receptive_field
+        rows.append((
+            f"[`{name}`](models/{name}.md)",
+            count.label if count else "",
+            f"{counted(name, count):,}" if count else "",
+            count.printed if count else "",
+            short_count(description.multiply_adds),
+            f"{max(row.stride for row in description.rows if row.stride <= COARSEST):.4g}",
+            "all" if last is None else f"{last:,}",
+            card.scores[0] if card.scores else "",
+            f"[differs](models/{name}.md#where-this-differs)" if card.deviations else "",
+        ))  # fmt: skip
+    return _table(rows)
+
+
+def _table(rows: list[tuple[str, ...]], numbers_from: int | None = None) -> str:
+    """A Markdown table; columns from `numbers_from` on are set to the right."""
+    marks = ["---:" if numbers_from is not None and column >= numbers_from else "---" for column in range(len(rows[0]))]
+    lines = [tuple(cell.replace("|", "\\|") for cell in row) for row in rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [lines[0], tuple(marks), *lines[1:]])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

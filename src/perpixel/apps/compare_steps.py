@@ -1,0 +1,234 @@
+"""The steps of a comparison that run nets: train and judge one of them, then time all of them turn by turn."""
+
+from __future__ import annotations
+
+import csv
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perpixel.apps.compare_settings import entries_of, entry_config, result_of
+from perpixel.apps.report_parts import read_log
+from perpixel.apps.wording import is_number
+from perpixel.data import CheckResult, Dataset, Sample, open_dataset
+from perpixel.engine.run_folder import RunFolder
+from perpixel.errors import InputError
+from perpixel.files import read_json, write_json
+from perpixel.images import resize_image, to_display, write_png
+from perpixel.labels import colourise, resize_label_map
+from perpixel.planning import Plan
+
+OnEvent = Callable[[dict[str, Any]], None]
+
+# Every model is timed in so many turns, each of them at least so long or so many passes: what else the machine does
+# for a while then falls on all of them.
+TURNS, TURN_S, TURN_PASSES = 3, 0.5, 10
+# Longest side of the pictures side by side.
+PICTURE_SIDE = 420
+
+
+def train_and_judge(folder: Path, label: str, *, on_event: OnEvent) -> dict[str, Any]:
+    """Train one model (or go on with it), evaluate and report it; what is there already is kept.
+
+    Returns:
+        The result that compare.json will hold.
+    """
+    from perpixel.apps import api
+    from perpixel.apps.training import finish_run, train_run
+
+    settings = read_json(folder / "settings.json")
+    entry = next(each for each in entries_of(settings) if each.label == label)
+    config = entry_config(settings, entry, folder)
+    run = RunFolder(folder / label)
+    if not run.config.is_file():
+        known = CheckResult.from_json(read_json(folder / "check.json"))
+        train_run(config, out=run.path, began=time.perf_counter(), on_event=on_event, known=known)
+    elif not (run.bundle / "config.json").is_file():
+        finish_run(run, on_event=on_event)
+    if int(os.environ.get("LOCAL_RANK", "0")):
+        return {"state": "done"}  # with several devices the first process does the rest
+    if not (run.path / "evaluation" / settings["split"] / "scores.json").is_file():
+        device = None if config.device == "auto" else config.device
+        api.evaluate(run.path, split=settings["split"], device=device, on_event=on_event)
+    api.report(run.path)
+    return {"state": "done", **_facts(run, settings["split"])}
+
+
+def _facts(run: RunFolder, split: str) -> dict[str, Any]:
+    """Everything about a judged run that tables and charts show."""
+    plan = Plan.from_json({"lines": run.read("plan.json")["lines"]})
+    config, metrics = run.read("config.json"), read_json(run.bundle / "metrics.json")
+    scores = read_json(run.path / "evaluation" / split / "scores.json")
+    validations = [event for event in read_log(run.log) if event["kind"] == "validation" and is_number(event["miou"])]
+    shown = ("scale", "crop", "batch_size", "learning_rate", "optimizer", "loss", "precision")
+    return {
+        "options": {name: value for name, value in plan["options"].items() if name != "weights" or value},
+        "plan": {name: plan[name] for name in shown},
+        **_describe(run),
+        "steps": metrics["steps"],
+        "best_step": metrics["step"],
+        "images_seen": metrics["steps"] * plan["batch_size"] * config["devices"],
+        "training_s": round(metrics["seconds"] + run.read("plan.json")["spent_s"], 1),
+        "curve": [[event["elapsed_s"], event["step"], event["miou"]] for event in validations],
+        "num_images": scores["num_images"],
+        "scores": scores["scores"],
+        "intervals": scores["intervals"],
+        "per_class": [{key: row[key] for key in ("name", "iou", "interval")} for row in scores["per_class"]],
+        "machine": _machine(config),
+    }
+
+
+def _describe(run: RunFolder) -> dict[str, Any]:
+    """Parameters, and the multiply-adds of a pass over the median image at the working scale."""
+    from perpixel.inference import load_bundle
+    from perpixel.models.describe import describe
+
+    model, config = load_bundle(run.bundle)
+    sides = run.read("fingerprint.json")["sizes"]["median"]
+    height, width = (max(1, round(side * config.scale)) for side in sides)
+    margin = getattr(model, "margin", 0)
+    size = model.fit_size((height + 2 * margin, width + 2 * margin)) if margin else (height, width)  # type: ignore[operator]
+    try:
+        described = describe(model, in_channels=config.channels, size=size)
+        multiply_adds: int | None = described.multiply_adds
+    except InputError:
+        multiply_adds = None
+    parameters = sum(value.numel() for value in model.parameters() if value.requires_grad)
+    return {"parameters": parameters, "multiply_adds": multiply_adds, "working_size": [height, width]}
+
+
+def _machine(config: dict[str, Any]) -> str:
+    from perpixel.engine.hardware import find_hardware
+
+    hardware = find_hardware(config["device"])
+    threads = config["threads"]
+    return f"{hardware.name}, {threads} threads" if hardware.accelerator == "cpu" else hardware.name
+
+
+def measure(folder: Path, *, on_event: OnEvent) -> dict[str, Any]:
+    """Time the predictions of all models that are done and let each predict the same images; writes measured.json."""
+    settings = read_json(folder / "settings.json")
+    labels = [entry.label for entry in entries_of(settings) if result_of(folder, entry.label)["state"] == "done"]
+    reading = {name: settings["reading"][name] for name in ("format", "group", "snap") if name in settings["reading"]}
+    dataset = open_dataset(settings["data"], classes=folder / "classes.json", splits=folder / "splits.json", **reading)
+    samples = dataset.split(settings["split"])
+    device = settings["training"].get("device", "auto")
+    speed, size = _time_all(folder, labels, dataset.load_image(samples[0]), device, on_event)
+    chosen = choose_images(folder, labels, settings["split"])
+    pictures = list(_side_by_side(folder, labels, dataset, chosen, device, on_event))
+    measured = {"state": "done", "speed": speed, "size": size, "pictures": pictures}
+    write_json(folder / "measured.json", measured)
+    return measured
+
+
+def _time_all(
+    folder: Path, labels: Sequence[str], image: np.ndarray, device: str, on_event: OnEvent
+) -> tuple[dict[str, Any], list[int]]:
+    """Seconds that each model takes for one image, in fp32: median and least of all passes over all turns."""
+    passes: dict[str, list[float]] = {label: [] for label in labels}
+    total = TURNS * len(labels)
+    for turn in range(TURNS):
+        for number, label in enumerate(labels):
+            passes[label] += _time_one(folder / label, image, device)
+            done = turn * len(labels) + number + 1
+            on_event({"kind": "progress", "done": done, "total": total, "text": f"time {label}"})
+    megapixels = image.shape[0] * image.shape[1] / 1e6
+    speed = {}
+    for label, seconds in passes.items():
+        median = statistics.median(seconds)
+        speed[label] = {
+            "ms": round(1000 * median, 3),
+            "least_ms": round(1000 * min(seconds), 3),
+            "megapixels_per_s": round(megapixels / median, 4),
+            "passes": len(seconds),
+        }
+    return speed, [image.shape[0], image.shape[1]]
+
+
+def _time_one(run: Path, image: np.ndarray, device: str) -> list[float]:
+    """Seconds of each pass of one turn. One model is in memory at a time."""
+    from perpixel.inference import Predictor, load_bundle
+
+    model, config = load_bundle(run)
+    predictor = Predictor(model, config, device=_torch_device(device), precision="fp32")
+    predictor.predict(image)  # warms up
+    seconds: list[float] = []
+    while len(seconds) < TURN_PASSES and sum(seconds) < TURN_S:
+        began = time.perf_counter()
+        predictor.predict(image)  # the label map is on the CPU: a GPU has finished too
+        seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+def _torch_device(device: str) -> str:
+    from perpixel.engine.hardware import find_hardware
+
+    return find_hardware(device).accelerator
+
+
+def choose_images(folder: Path, labels: Sequence[str], split: str) -> list[tuple[str, str, dict[str, float]]]:
+    """(why, name, label -> mIoU) of the images to show: easiest, typical and hardest for the models together, and the
+    one that they disagree about most; no image twice."""
+    table = {label: _read_scores(folder / label / "evaluation" / split / "per_image.csv") for label in labels}
+    names = [name for name in table[labels[0]] if all(name in scores for scores in table.values())]
+    rows = [(name, {label: table[label][name] for label in labels}) for name in names]
+    if not rows:
+        return []
+    ranked = sorted(rows, key=lambda row: -statistics.fmean(row[1].values()))
+    chosen = [("easiest", ranked[0]), ("typical", ranked[len(ranked) // 2]), ("hardest", ranked[-1])]
+    if len(labels) > 1:
+        spread = max(rows, key=lambda row: max(row[1].values()) - min(row[1].values()))
+        chosen.append(("most disputed", spread))
+    found: dict[str, tuple[str, str, dict[str, float]]] = {}
+    for why, (name, scores) in chosen:
+        found.setdefault(name, (why, name, scores))
+    return list(found.values())
+
+
+def _read_scores(path: Path) -> dict[str, float]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return {row["name"]: float(row["miou"]) for row in csv.DictReader(file) if row["miou"]}
+
+
+def _side_by_side(
+    folder: Path,
+    labels: Sequence[str],
+    dataset: Dataset,
+    chosen: Sequence[tuple[str, str, dict[str, float]]],
+    device: str,
+    on_event: OnEvent,
+) -> Iterator[dict[str, Any]]:
+    """Image, truth, and what each model says of it, as files in pictures/."""
+    from perpixel.inference import load
+
+    by_name = {sample.name: sample for samples in dataset.splits.values() for sample in samples}
+    rows: list[dict[str, Any]] = []
+    loaded: list[tuple[np.ndarray, tuple[int, int]]] = []
+    for number, (why, name, scores) in enumerate(chosen, 1):
+        image, size = _write_truth(folder, dataset, by_name[name], number)
+        loaded.append((image, size))
+        files = {kind: f"pictures/{number}_{kind}.png" for kind in ("image", "truth")}
+        rows.append({"why": why, "name": name, "miou": scores, **files, "predictions": {}})
+    for done, label in enumerate(labels, 1):
+        predictor = load(folder / label, device=_torch_device(device))
+        for number, (row, (image, size)) in enumerate(zip(rows, loaded), 1):
+            label_map = resize_label_map(predictor.predict(image).label_map, size)
+            row["predictions"][label] = f"pictures/{number}_by_{label}.png"
+            write_png(folder / row["predictions"][label], colourise(label_map, dataset.classes))
+        on_event({"kind": "progress", "done": done, "total": len(labels), "text": f"pictures of {label}"})
+    yield from rows
+
+
+def _write_truth(folder: Path, dataset: Dataset, sample: Sample, number: int) -> tuple[np.ndarray, tuple[int, int]]:
+    image, target = dataset.load(sample)
+    height, width = target.shape
+    factor = min(1.0, PICTURE_SIDE / max(height, width))
+    size = (max(1, round(height * factor)), max(1, round(width * factor)))
+    write_png(folder / "pictures" / f"{number}_image.png", resize_image(to_display(image), size))
+    write_png(folder / "pictures" / f"{number}_truth.png", colourise(resize_label_map(target, size), dataset.classes))
+    return image, size
