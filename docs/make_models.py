@@ -1,15 +1,19 @@
-"""Writes the page of every model, its drawing, and the table in docs/models.md, from the code and its cards.
+"""Writes the page of every model, its drawing, and the tables in docs/models.md, from the code and its cards.
 
     python docs/make_models.py            write what has changed
     python docs/make_models.py --check    write nothing, name what is not current, exit 1 if anything is
+    python docs/make_models.py --measure unet fcn8s
+                                          measure the receptive fields of these models anew (up to a minute each)
 
-Every number is counted when this runs, on shapes without values, so a page cannot say what the code does not do.
+Every number is counted when this runs, on shapes without values, so a page cannot say what the code does not do. The
+measured receptive fields alone, which need real weights and gradients, are kept in models/receptive_fields.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import re
 import sys
 import typing
@@ -26,20 +30,26 @@ from perpixel.models import MODELS, create_model, option_names
 from perpixel.models.card import Card, Count
 from perpixel.models.cards import CARDS
 from perpixel.models.describe import Description, describe
+from perpixel.models.receptive_field import measured_receptive_field
 from perpixel.models.stages import short_count
 
 DOCS = Path(__file__).resolve().parent
 SIZE = (512, 512)  # height and width of the described image
 SIZES = {"unet_valid": (572, 572)}  # its paper's; it takes few sizes
+LARGEST_FIELD, LARGE_FIELD_SIDE = 480, 384  # fields beyond are measured on images that cut them off
 COARSEST = 64  # strides beyond are those of pooled grids
-BEGIN, END = "<!-- table: docs/make_models.py writes what follows -->", "<!-- end of table -->"
+BEGIN, END = "<!-- {}: docs/make_models.py writes what follows -->", "<!-- end of {} -->"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Write or check; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is not current")
-    is_check = parser.parse_args(arguments).check
+    parser.add_argument("--measure", nargs="+", default=[], metavar="MODEL", help="receptive fields to measure anew")
+    parsed = parser.parse_args(arguments)
+    is_check = parsed.check
+    for name in parsed.measure:
+        keep_field(name, measure(name))
     old = list(stale())
     for path in old:
         print(f"{'no model any more' if is_check else 'removed'}: {path.relative_to(DOCS.parent)}")
@@ -64,7 +74,36 @@ def pages() -> Iterator[tuple[Path, str]]:
     for name in MODELS:
         yield page_path(name), page(name)
         yield figure_path(name), figure(name)
-    yield DOCS / "models.md", with_table((DOCS / "models.md").read_text(encoding="utf-8"))
+    yield DOCS / "models.md", with_parts((DOCS / "models.md").read_text(encoding="utf-8"))
+
+
+def measure(name: str) -> dict[str, Any]:
+    """The receptive field of the logit in the middle, with a new model's weights, on an image that should hold it."""
+    field = described(name).rows[-1].receptive_field
+    side = LARGE_FIELD_SIDE if field is None or field > LARGEST_FIELD else 32 * -(-(field + 64) // 32)
+    if name in SIZES:
+        side = 16 * -(-side // 16) + 60 - 64
+    torch.manual_seed(0)
+    found = measured_receptive_field(create_model(name), in_channels=3, size=(side, side), samples=1)
+    effective = None if found.effective_side is None else round(found.effective_side)
+    return {
+        "side": side, "width": found.width, "height": found.height, "is_clipped": found.is_clipped,
+        "effective_side": effective, "mass_side": found.mass_side,
+    }  # fmt: skip
+
+
+def fields() -> dict[str, dict[str, Any]]:
+    """What was measured, by model."""
+    path = DOCS / "models" / "receptive_fields.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def keep_field(name: str, field: dict[str, Any]) -> None:
+    """Put one measurement beside the others, in the order of MODELS."""
+    known = fields() | {name: field}
+    lines = [f'  "{each}": {json.dumps(known[each])}' for each in MODELS if each in known]
+    text = "{\n" + ",\n".join(lines) + "\n}\n"
+    (DOCS / "models" / "receptive_fields.json").write_text(text, encoding="utf-8")
 
 
 def stale() -> Iterator[Path]:
@@ -135,6 +174,7 @@ def page(name: str) -> str:
         f"![{card.title}: its stages by resolution](figures/{name}.svg)",
         *_use(name),
         *_stages(described(name)),
+        *_receptive_field(name),
         *_options(name),
         *_counts(name, card),
         *_listed("Published results", "The authors' numbers, not ours.", card.scores),
@@ -178,6 +218,25 @@ def _stages(description: Description) -> list[str]:
     )
     frozen = [f"And {description.frozen:,} values that are never trained."] if description.frozen else []
     return ["## Stages", intro, _table(rows, numbers_from=2), *frozen]
+
+
+def _receptive_field(name: str) -> list[str]:
+    field, theory = _field(name), described(name).rows[-1].receptive_field
+    reach = "the whole image" if theory is None else f"{theory:,} x {theory:,} pixels"
+    side = f"{field['side']} x {field['side']}"
+    found = f"all of an image of {side}" if field["is_clipped"] else f"{field['width']} x {field['height']} pixels"
+    measured = f"Measured by gradients for the logit in the middle: {found}."
+    if not field["is_clipped"] and field["width"] != theory:
+        measured += " It varies from pixel to pixel by up to a cell of the coarsest map."
+    if field["effective_side"] is None:
+        effective = "The class scores start at zero, so that what really counts shows only in a trained model."
+    else:
+        effective = (
+            f"What really counts is less: with new weights the gradient is above 4.55 % of its peak on as many pixels "
+            f"as {field['effective_side']} x {field['effective_side']} has, and the middle {field['mass_side']} x "
+            f"{field['mass_side']} pixels hold 95 % of it."
+        )
+    return ["## Receptive field", f"By arithmetic a logit sees {reach}. {measured} {effective}"]
 
 
 def _options(name: str) -> list[str]:
@@ -239,34 +298,82 @@ def _end(name: str) -> str:
     return f"The code: [{path}](../../{path}). All models: [models](../models.md)."
 
 
-def with_table(text: str) -> str:
-    """docs/models.md with the table between its marks made anew."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, behind = rest.partition(END)
-    if not behind:
-        raise SystemExit(f"docs/models.md: it needs the lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{table()}\n\n{END}{behind}"
+def with_parts(text: str) -> str:
+    """docs/models.md with what stands between its marks made anew."""
+    for name, part in (("table", table), ("scores", scores), ("differences", differences)):
+        begin, end = BEGIN.format(name), END.format(name)
+        before, _, rest = text.partition(begin)
+        _, _, behind = rest.partition(end)
+        if not behind:
+            raise SystemExit(f"docs/models.md: it needs the lines {begin} and {end}")
+        text = f"{before}{begin}\n\n{part()}\n\n{end}{behind}"
+    return text
 
 
 def table() -> str:
     """One line a model, in the order of MODELS."""
-    rows = [("model", "configuration", "parameters", "printed", "multiply-adds", "stride", "sees", "published", "")]
+    rows = [("model", "configuration", "parameters", "paper", "multiply-adds", "stride", "sees", "measured")]
     for name in MODELS:
-        card, description = CARDS[name], described(name)
-        count = card.counts[0] if card.counts else None
+        description = described(name)
+        count = _main_count(CARDS[name])
         last = description.rows[-1].receptive_field
         rows.append((
-            f"[`{name}`](models/{name}.md)",
+            _link(name),
             count.label if count else "",
             f"{counted(name, count):,}" if count else "",
             count.printed if count else "",
             short_count(description.multiply_adds),
             f"{max(row.stride for row in description.rows if row.stride <= COARSEST):.4g}",
             "all" if last is None else f"{last:,}",
-            card.scores[0] if card.scores else "",
-            f"[differs](models/{name}.md#where-this-differs)" if card.deviations else "",
+            _measured(name),
         ))  # fmt: skip
-    return _table(rows)
+    return _table(rows, numbers_from=2)
+
+
+def scores() -> str:
+    """What the authors of each model report."""
+    rows = [(_link(name), "; ".join(CARDS[name].scores)) for name in MODELS if CARDS[name].scores]
+    return _table([("model", "published"), *rows])
+
+
+def differences() -> str:
+    """What differs from the papers, once for all models that share it."""
+    models_of: dict[str, list[str]] = {}
+    for name in MODELS:
+        for line in CARDS[name].deviations:
+            models_of.setdefault(line, []).append(name)
+    lines_of: dict[tuple[str, ...], list[str]] = {}
+    for line, names in models_of.items():
+        lines_of.setdefault(tuple(names), []).append(line)
+    parts = []
+    for names, lines in lines_of.items():
+        parts += [", ".join(map(_link, names)), "\n".join(f"- {line}" for line in lines)]
+    return "\n\n".join(parts)
+
+
+def _link(name: str) -> str:
+    return f"[`{name}`](models/{name}.md)"
+
+
+def _main_count(card: Card) -> Count | None:
+    """The first of a card, or the same network counted as the paper counts, where that is another number."""
+    for count in card.counts:
+        if count.printed and count.stored and count.options == card.counts[0].options:
+            return count
+    return card.counts[0] if card.counts else None
+
+
+def _measured(name: str) -> str:
+    field = _field(name)
+    side = f"{field['width']:,}" if field["width"] == field["height"] else f"{field['width']:,} x {field['height']:,}"
+    return f"{field['side']:,}+" if field["is_clipped"] else side
+
+
+def _field(name: str) -> dict[str, Any]:
+    known = fields()
+    if name not in known:
+        raise SystemExit(f"no receptive field of {name} was measured: run docs/make_models.py --measure {name}")
+    return known[name]
 
 
 def _table(rows: list[tuple[str, ...]], numbers_from: int | None = None) -> str:

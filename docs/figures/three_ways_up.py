@@ -68,16 +68,26 @@ def three_ways_up(pyplot: Any) -> Any:
 def bilinear_kernels(pyplot: Any) -> Any:
     """The kernels of factors 2, 3 and 8."""
     figure, axes = pyplot.subplots(1, 3, figsize=(9, 3.4), gridspec_kw={"wspace": 0.1})
-    figure.subplots_adjust(left=0.01, right=0.99, top=0.82, bottom=0.03)
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.88, bottom=0.02)
     for axis, factor in zip(axes, (2, 3, 8)):
         kernel = bilinear_kernel(factor).numpy()
         size = kernel.shape[0]
-        axis.imshow(kernel, cmap="Blues", vmin=0, vmax=1.25)
+        axis.pcolormesh(kernel, cmap="Blues", vmin=0, vmax=1.25, edgecolors=PAPER, linewidth=1.5)
+        axis.set_aspect("equal")
+        axis.invert_yaxis()
         if size < 8:
             scale = (2 * ((size + 1) // 2)) ** 2 // (1 if factor % 2 == 0 else 4)
             for (row, col), value in np.ndenumerate(kernel):
                 colour = PAPER if value > 0.7 else INK
-                axis.text(col, row, f"{value * scale:.0f}/{scale}", ha="center", va="center", color=colour, fontsize=10)
+                axis.text(
+                    col + 0.5,
+                    row + 0.5,
+                    f"{value * scale:.0f}/{scale}",
+                    ha="center",
+                    va="center",
+                    color=colour,
+                    fontsize=10,
+                )
         axis.set_title(f"factor {factor}: {size}x{size}, stride {factor}", loc="left", fontsize=11)
         axis.set_axis_off()
     return figure
@@ -148,7 +158,7 @@ def unpooling(pyplot: Any) -> Any:
     for number, colour in enumerate(PLACE_COLOURS):
         row, col = divmod(number, 2)
         _cell(axis, 17.0 + col, 2.0 + row, number, colour)
-    axis.text(17.0, 1.7, "places", fontsize=10, color=GREY)
+    axis.text(16.9, 1.7, "key to places", fontsize=10, color=GREY)
     return figure
 
 

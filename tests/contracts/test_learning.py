@@ -29,12 +29,14 @@ class Lesson:
 
 
 SMALL_FCN = {"fc_channels": 64, "dropout": 0.0}
+THIN_FCN = {"width": 8, **SMALL_FCN}
 TIRAMISU = {"layers": [2] * 11, "growth": 8, "first_channels": 16, "dropout": 0.0}
 LESSONS = {
-    "fcn32s": Lesson(SMALL_FCN, side=96, learning_rate=1e-3),
-    "fcn16s": Lesson(SMALL_FCN, side=96, learning_rate=1e-3),
-    "fcn8s": Lesson(SMALL_FCN, side=96, learning_rate=1e-3),
-    "fcn8s_atonce": Lesson(SMALL_FCN, side=96, learning_rate=1e-3),
+    # Cells 32 pixels apart, joined by straight lines, cannot follow the edge of a smaller disc.
+    "fcn32s": Lesson(THIN_FCN, side=192, steps=250, learning_rate=2e-3),
+    "fcn16s": Lesson(THIN_FCN, side=96, steps=400, learning_rate=2e-3),
+    "fcn8s": Lesson(THIN_FCN, side=96, steps=400, learning_rate=2e-3),
+    "fcn8s_atonce": Lesson(THIN_FCN, side=96, steps=400, learning_rate=2e-3),
     "segnet": Lesson({"width": 16}),
     "segnet_basic": Lesson({"width": 32}),
     "bayesian_segnet": Lesson({"width": 16, "dropout": 0.1}),
@@ -58,7 +60,7 @@ LESSONS = {
     "unet": Lesson({"width": 8}),
     "unet_valid": Lesson({"width": 8, "dropout": 0.0}, side=188, steps=250),
     "dilated": Lesson({"width": 4, **SMALL_FCN}, steps=120, learning_rate=2e-3),
-    "deeplab_v1": Lesson(SMALL_FCN, learning_rate=1e-3),
+    "deeplab_v1": Lesson(THIN_FCN, learning_rate=2e-3),
     "deeplab_v2": Lesson({"backbone": "resnet18"}, steps=100),
     "unet_plus_plus": Lesson({"width": 8, "norm": True, "dropout": 0.0, "deep_supervision": True}),
     "unet_3plus": Lesson({"width": 8, "deep_supervision": True, "classification_guided": True}),

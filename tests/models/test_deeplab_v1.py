@@ -199,6 +199,8 @@ def test_weights_of_the_classifier(tmp_path):
         ({"fc_channels": 0}, "option fc_channels=0 of deeplab_v1"),
         ({"fc_channels": "8"}, "option fc_channels='8' of deeplab_v1: it must be a whole number"),
         ({"dropout": -0.5}, r"option dropout=-0\.5"),
+        ({"width": 0}, "option width=0 of deeplab_v1"),
+        ({"width": 4, "weights": "vgg.pth"}, "option width=4 of deeplab_v1 with weights: they have 64"),
     ],
 )
 def test_mistakes_are_named(options, message):

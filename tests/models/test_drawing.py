@@ -164,6 +164,34 @@ def test_joins_and_resizes_between_stages():
     assert described.to_json()["edges"][1] == {"source": "first", "target": "second", "join": "", "resize": "pool"}
 
 
+def test_edges_of_segnet_are_indices_of_its_pools():
+    edges = edges_of("segnet", width=2)
+    for number in range(1, 6):
+        assert (f"encoder {number}", f"pool {number}", "") in edges
+        skips = [edge for edge in edges if edge[1] == f"decoder {number}" and not edge[0].startswith("decoder")]
+        assert skips == [(f"pool {number}", f"decoder {number}", "indices")]
+
+
+def test_edges_of_fpn_are_its_ladder():
+    edges = edges_of("fpn", encoder="resnet18")
+    assert {edge for edge in edges if edge[1].startswith("sum at")} == {
+        *((f"1x1 at {stride}", f"sum at {stride}", "sum") for stride in (4, 8, 16)),
+        ("sum at 8", "sum at 4", "sum"),
+        ("sum at 16", "sum at 8", "sum"),
+        ("1x1 at 32", "sum at 16", "sum"),
+    }
+    assert {edge[0] for edge in edges if edge[1:] == ("classifier", "sum")} == {f"{s} to 4" for s in (4, 8, 16, 32)}
+
+
+def test_pooled_grids_are_named_by_their_cells():
+    rows = [stage("layer", 64, 8), *(Stage(f"bins {n}", 8, n, n, SIDE / n, 99, 10, 10) for n in (6, 3, 2, 1))]
+    edges = [Edge("image", "layer"), Edge("layer", "logits")]
+    for row in rows[1:]:
+        edges += [Edge("layer", row.name), Edge(row.name, "logits", "concatenation", "interpolation")]
+    bands = [band.name for band in lay_out(rows, edges, (3, SIDE, SIDE), (21, SIDE, SIDE)).bands]
+    assert bands == ["1/1", "1/8", "6 × 6", "3 × 3", "2 × 2", "1 × 1"]
+
+
 @pytest.mark.parametrize("net", NETS)
 def test_no_two_boxes_overlap(net):
     layout = lay_out(*NETS[net](), (3, SIDE, SIDE), (21, SIDE, SIDE))

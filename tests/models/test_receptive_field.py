@@ -97,6 +97,24 @@ def test_unpooling_reaches_the_whole_window():
         assert measured_receptive_field(model, in_channels=1, size=(8, 8), samples=1).box == (4, 4, 6, 6)
 
 
+def test_channels_last_gradients_behind_a_norm_are_read_right():
+    """torch 2.14 misreads those of a single image in the backward pass of batch_norm if their strides are unusual."""
+
+    class Unpooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+            self.head = nn.Conv2d(4, 1, 3, padding=1)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            values, places = max_pool_places(image)
+            values = self.block(values)
+            return self.head(unpool_places(values, places, (image.shape[2], image.shape[3])))
+
+    field = measured_receptive_field(Unpooled(), in_channels=1, size=(48, 48))
+    assert field.box == (20, 20, 28, 28)  # the head sees cells 11 and 12 of the pooled map, the block 10 to 13
+
+
 def test_effective_field_of_one_flat_kernel_is_all_of_it():
     model = nn.Conv2d(1, 1, 9, padding=4)
     nn.init.constant_(model.weight, 0.3)

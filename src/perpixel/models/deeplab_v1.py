@@ -20,7 +20,7 @@ from perpixel.errors import InputError
 from perpixel.layers import classifier_normal_, he_normal_, pad_to_multiple, resize_like
 from perpixel.models.card import Card, Count
 from perpixel.models.deeplab_vgg import DeepLabVGG, load_thinned
-from perpixel.models.vgg import fc_layers
+from perpixel.models.vgg import VGG16_WIDTH, fc_layers
 
 STRIDE = 8
 
@@ -39,8 +39,8 @@ FIELDS = {"large": Field(3, 12, 1024), "4x4": Field(4, 8, 4096), "7x7": Field(7,
 CARD = Card(
     title="DeepLab v1",
     paper=(
-        "Liang-Chieh Chen, George Papandreou, Iasonas Kokkinos, Kevin Murphy, Alan Yuille, Semantic image segmentation "
-        "with deep convolutional nets and fully connected CRFs, ICLR 2015, arXiv 1412.7062"
+        'Liang-Chieh Chen, George Papandreou, Iasonas Kokkinos, Kevin Murphy, Alan Yuille, "Semantic image '
+        'segmentation with deep convolutional nets and fully connected CRFs", ICLR 2015, arXiv 1412.7062'
     ),
     counts=(
         Count("LargeFOV, 21 classes", 20_505_429, printed="20.5M"),
@@ -78,6 +78,7 @@ class DeepLabV1(nn.Module):
         align_corners: how scores are interpolated; True as Caffe did, which is exact here.
         weights: None, "imagenet" (torchvision's vgg16, downloaded) or a file with it; fc6 and fc7 take evenly spaced
             taps and channels of its fully connected layers. It expects images normalised as torchvision's.
+        width: channels of conv1, the others in proportion; 64 in the paper and under `weights`.
         fc_channels: of fc6 and fc7; None takes the paper's.
         dropout: after fc6 and fc7.
     Raises:
@@ -96,15 +97,16 @@ class DeepLabV1(nn.Module):
         average_pool: bool = True,
         align_corners: bool = True,
         weights: str | Path | None = None,
+        width: int = VGG16_WIDTH,
         fc_channels: int | None = None,
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        _check(field_of_view, fc_channels, dropout)
+        _check(field_of_view, weights, width, fc_channels, dropout)
         field = FIELDS[field_of_view]
         channels = fc_channels or field.channels
         self.align_corners = align_corners
-        self.trunk = DeepLabVGG(in_channels)
+        self.trunk = DeepLabVGG(in_channels, width)
         # Caffe's average counts the padding too.
         self.pool = nn.AvgPool2d(3, 1, 1) if average_pool else None
         self.head = fc_layers(
@@ -132,11 +134,15 @@ class DeepLabV1(nn.Module):
         return dict(self.trunk.named_children()) | pool | head | {"fc8": self.score}
 
 
-def _check(field_of_view: str, fc_channels: int | None, dropout: float) -> None:
+def _check(field_of_view: str, weights: str | Path | None, width: int, fc_channels: int | None, dropout: float) -> None:
     if field_of_view not in FIELDS:
         raise InputError(
             f"option field_of_view={field_of_view!r} of deeplab_v1: choose 'large', '4x4', '7x7' or 'small'"
         )
+    if width < 1:
+        raise InputError(f"option width={width} of deeplab_v1: it must be at least 1")
+    if width != VGG16_WIDTH and weights is not None:
+        raise InputError(f"option width={width} of deeplab_v1 with weights: they have {VGG16_WIDTH}, leave one out")
     if fc_channels is not None and (not isinstance(fc_channels, int) or fc_channels < 1):
         raise InputError(
             f"option fc_channels={fc_channels!r} of deeplab_v1: it must be a whole number from 1 on, or None"

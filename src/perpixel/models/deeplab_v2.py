@@ -36,8 +36,8 @@ SCALE_PARTS = 4  # the scales are quarters: sides of 32k + 1 are sides of 8j + 1
 CARD = Card(
     title="DeepLab v2",
     paper=(
-        "Liang-Chieh Chen, George Papandreou, Iasonas Kokkinos, Kevin Murphy, Alan Yuille, DeepLab: Semantic image "
-        "segmentation with deep convolutional nets, atrous convolution, and fully connected CRFs, PAMI 2018, "
+        'Liang-Chieh Chen, George Papandreou, Iasonas Kokkinos, Kevin Murphy, Alan Yuille, "DeepLab: Semantic image '
+        'segmentation with deep convolutional nets, atrous convolution, and fully connected CRFs", PAMI 2018, '
         "arXiv 1606.00915"
     ),
     counts=(

@@ -36,15 +36,15 @@ from perpixel.models.fcn_resnet import AUX_WEIGHT, FCNHead
 
 CARD = Card(
     title="DeepLab v3",
-    paper="Chen, Papandreou, Schroff, Adam, \"Rethinking atrous convolution for semantic image segmentation\", 2017 "
-    "(arXiv 1706.05587)",
+    paper="Chen, Papandreou, Schroff, Adam, \"Rethinking atrous convolution for semantic image segmentation\", 2017, "
+    "arXiv 1706.05587",
     counts=(
-        Count("ResNet-101, the same at every output stride", 58_040_661, printed="58.04M"),
+        Count("ResNet-101, the same at every output stride", 58_040_661),
         Count("cascaded, ResNet-101, blocks 5 to 7", 82_706_517, options={"cascaded": True}),
         Count("torchvision's, ResNet-50 with its auxiliary head", 42_004_074,
-              options={"encoder": "resnet50", "head": "torchvision", "aux": True}, printed="42004074"),
+              options={"encoder": "resnet50", "head": "torchvision", "aux": True}, printed="42,004,074"),
         Count("torchvision's, ResNet-101 with its auxiliary head", 60_996_202,
-              options={"head": "torchvision", "aux": True}, printed="60996202"),
+              options={"head": "torchvision", "aux": True}, printed="60,996,202"),
     ),
     scores=(
         "VOC2012 val, ResNet-101: mIoU 77.21 evaluated at stride 16, 78.51 at stride 8, 79.77 with scales and mirrors",

@@ -35,7 +35,7 @@ from perpixel.models.dilated_encoder import (
 CARD = Card(
     title="DeepLab v3+",
     paper="Chen, Zhu, Papandreou, Schroff, Adam, \"Encoder-decoder with atrous separable convolution for semantic "
-    "image segmentation\", ECCV 2018 (arXiv 1802.02611)",
+    "image segmentation\", ECCV 2018, arXiv 1802.02611",
     counts=(
         Count("ResNet-101, dense", 59_344_309),
         Count("ResNet-50, smp's head, one class", 26_677_585, num_classes=1,

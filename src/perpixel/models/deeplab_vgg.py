@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from perpixel.layers import conv_weight
-from perpixel.models.fcn_trunks import VGG16_BLOCKS
 from perpixel.models.fcn_weights import VGG_LINEAR, copy_vgg16, read_classifier
-from perpixel.models.vgg import vgg_block
+from perpixel.models.vgg import VGG16_WIDTH, vgg16_blocks, vgg_block
 
 CONV5_DILATION = 2
 FC6_TAPS = 7  # of the classifier's first fully connected layer, on each side
@@ -21,12 +20,15 @@ class DeepLabVGG(nn.Module):
 
     All pools are 3x3 with padding 1, so that every cell lies on a pixel of the image: pools 1 to 3 halve, 4 and 5 have
     stride 1, and conv5 is dilated by 2 instead. Convolutions are padded.
+
+    Args:
+        width: channels of conv1; the others in proportion, 512 for the paper's 64.
     """
 
-    def __init__(self, in_channels: int) -> None:
+    def __init__(self, in_channels: int, width: int = VGG16_WIDTH) -> None:
         super().__init__()
         before = in_channels
-        for number, widths in enumerate(VGG16_BLOCKS, start=1):
+        for number, widths in enumerate(vgg16_blocks(width), start=1):
             pool = nn.MaxPool2d(3, 2 if number <= 3 else 1, 1, ceil_mode=True)
             dilation = CONV5_DILATION if number == 5 else 1
             block = vgg_block(number, before, widths, padding=dilation, dilation=dilation, pool=pool)

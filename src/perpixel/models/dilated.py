@@ -22,11 +22,10 @@ from torch import Tensor, nn
 from perpixel.errors import InputError
 from perpixel.layers import he_normal_, mirror_to, resize_to
 from perpixel.models.card import Card, Count
-from perpixel.models.fcn_trunks import IMAGE_GRID, VGG16_BLOCKS, Grid
+from perpixel.models.fcn_trunks import IMAGE_GRID, Grid
 from perpixel.models.fcn_weights import load_classifier
-from perpixel.models.vgg import fc_layers, vgg_block
+from perpixel.models.vgg import VGG16_BLOCKS, VGG16_WIDTH, fc_layers, vgg16_blocks, vgg_block
 
-VGG16_WIDTH = 64
 CONV5_DILATION, FC6_KERNEL, FC6_DILATION = 2, 7, 4
 SCORE_STD = 0.001
 SCORE_BIAS = 3.0  # the same for every class: it cancels in the softmax
@@ -39,12 +38,12 @@ IDENTITY_NOISE = 0.01  # of the large context's start, relative to the weights o
 CARD = Card(
     title="Dilated front end and context module",
     paper=(
-        "Fisher Yu, Vladlen Koltun, Multi-scale context aggregation by dilated convolutions, ICLR 2016, "
+        'Fisher Yu, Vladlen Koltun, "Multi-scale context aggregation by dilated convolutions", ICLR 2016, '
         "arXiv 1511.07122"
     ),
     counts=(
-        Count("front end alone, 21 classes", 134_346_581, options={"context": "none"}),
         Count("with the basic context, 21 classes", 134_346_581 + 28_392),
+        Count("front end alone, 21 classes", 134_346_581, options={"context": "none"}),
         Count("with the large context, 21 classes", 141_149_720, options={"context": "large"}),
         Count("10 layers of context, 19 classes (Cityscapes)", 134_368_179, num_classes=19,
               options={"context_layers": 10}),
@@ -72,7 +71,7 @@ CARD = Card(
         "silence classes from the first step on.",
         "The identity start of the large context has noise of a hundredth of its weights, which sets apart channels "
         "that would stay equal for ever; that of the basic one has none (the release adds 0.01).",
-        "Wider than 32 times the classes no layer becomes; the paper gives widths for 8 layers only.",
+        "The paper gives the widths of the large context for 8 layers; of 10, too, none has over 32 channels a class.",
     ),
 )  # fmt: skip
 
@@ -89,12 +88,11 @@ class FrontEndTrunk(nn.Module):
     def __init__(self, in_channels: int, width: int = VGG16_WIDTH) -> None:
         super().__init__()
         before = in_channels
-        for number, widths in enumerate(VGG16_BLOCKS, start=1):
+        for number, widths in enumerate(vgg16_blocks(width), start=1):
             pool = nn.MaxPool2d(2, 2) if number <= 3 else None
             dilation = CONV5_DILATION if number == 5 else 1
-            scaled = [each * width // VGG16_WIDTH for each in widths]
-            self.add_module(f"conv{number}", vgg_block(number, before, scaled, padding=0, dilation=dilation, pool=pool))
-            before = scaled[-1]
+            self.add_module(f"conv{number}", vgg_block(number, before, widths, padding=0, dilation=dilation, pool=pool))
+            before = widths[-1]
         self.out_channels = before
 
     def forward(self, image: Tensor) -> Tensor:

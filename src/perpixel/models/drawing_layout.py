@@ -18,6 +18,7 @@ CHARACTER = 0.58  # of the font size: a cautious width of one character of a san
 LINE = 12.5
 NAME_LENGTH, NAME_LINES = 12, 3  # characters of a line, lines
 SLAB_HEIGHTS = (60.0, 52.0, 45.0, 38.0, 32.0, 27.0, 22.0)  # by resolution, 1/1, 1/2 ...
+COARSEST_FRACTION = 64  # maps of a larger stride are pooled to a grid of so and so many cells
 ONE_CELL = 99  # the resolution of a map of one cell, below all others
 GUTTER, TOP, RIGHT = 44.0, 66.0, 14.0
 GAP = 16.0  # between the labels of neighbours
@@ -245,8 +246,20 @@ def _top_ports(block: Block, blocks: Mapping[str, Block], edges: Sequence[Edge])
     """Half the width of the bundle of upright lines that may stand on a block."""
     others = [blocks[e.target] for e in edges if e.source == block.name]
     others += [blocks[e.source] for e in edges if e.target == block.name]
-    count = sum((other.row, other.lane) < (block.row, block.lane) for other in others)
+    count = sum(
+        (other.row, other.lane) < (block.row, block.lane) or _is_behind_others(block, other, blocks.values())
+        for other in others
+    )
     return max(0, count - 1) / 2 * PORT_STEP
+
+
+def _is_behind_others(block: Block, other: Block, blocks: Iterable[Block]) -> bool:
+    """Whether a line between two of one row and lane has to pass over something."""
+    first, last = sorted((block.column, other.column))
+    here = (block.row, block.lane)
+    return here == (other.row, other.lane) and any(
+        here == (each.row, each.lane) and first < each.column < last for each in blocks
+    )
 
 
 def _has_fan(column: int, blocks: Mapping[str, Block], edges: Sequence[Edge]) -> bool:
@@ -282,7 +295,9 @@ def _place_rows(blocks: list[Block], names: Sequence[str], edges: Sequence[Edge]
 def _row_names(rows: Sequence[Stage], levels: Mapping[str, int], row_of: Mapping[int, int]) -> list[str]:
     names = []
     for level in row_of:
-        strides = {round(row.stride) for row in rows if levels[row.name] == level}
+        here = [row for row in rows if levels[row.name] == level]
+        strides, grids = {round(row.stride) for row in here}, {f"{row.height} × {row.width}" for row in here}
         factor = strides.pop() if len(strides) == 1 else 2**level
-        names.append("1 × 1" if level == ONE_CELL else f"1/{factor}" if level else "1/1")
+        is_grid = (level == ONE_CELL or factor > COARSEST_FRACTION) and len(grids) == 1
+        names.append(grids.pop() if is_grid else f"1/{factor}" if level else "1/1")
     return names

@@ -31,8 +31,8 @@ BN_EVAL = ("running", "batch")
 EPSILON = 1e-4  # of batch normalisation in the release
 
 PAPER = (
-    "Simon Jegou, Michal Drozdzal, David Vazquez, Adriana Romero, Yoshua Bengio, The one hundred layers Tiramisu: "
-    "Fully convolutional DenseNets for semantic segmentation, CVPR workshops 2017, arXiv 1611.09326"
+    'Simon Jegou, Michal Drozdzal, David Vazquez, Adriana Romero, Yoshua Bengio, "The one hundred layers Tiramisu: '
+    'Fully convolutional DenseNets for semantic segmentation", CVPR workshops 2017, arXiv 1611.09326'
 )
 TRAINING = (
     "RMSprop, rate 1e-3 times 0.995 an epoch, decay 1e-4, batches of 3 crops of 224 pixels with horizontal flips, "
@@ -41,7 +41,7 @@ TRAINING = (
 )
 DEVIATIONS = (
     "The authors normalise by the statistics of the batch at test time too, so that the test batch, one whole image, "
-    "is part of their result. The default here are running averages, the same answer wherever a tile is cut; "
+    "is part of their result. The default here is running averages, the same answer wherever a tile is cut; "
     "bn_eval='batch' is theirs, each image of a batch by itself, and asks for tiles as large as the images.",
     "The stacks are 896, 1088, 816, 576, 384 and 256 maps wide from the bottleneck of the 103 on, as the release "
     "builds and explains; the paper's table has 880, 1072, 800, ...",

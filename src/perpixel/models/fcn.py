@@ -33,15 +33,16 @@ from torch import Tensor, nn
 from perpixel.errors import InputError
 from perpixel.layers import BilinearUpsample, crop_like, he_normal_, transposed_centre
 from perpixel.models.card import Card, Count
-from perpixel.models.fcn_trunks import IMAGE_GRID, VGG16_WIDTH, GoogLeNetTrunk, Grid, Trunk, create_trunk
+from perpixel.models.fcn_trunks import IMAGE_GRID, GoogLeNetTrunk, Grid, Trunk, create_trunk
 from perpixel.models.fcn_weights import load_classifier
+from perpixel.models.vgg import VGG16_WIDTH
 
 AT_ONCE_SCALES = (0.01, 0.0001)
 SKIPS_OF_STRIDE = {32: 0, 16: 1, 8: 2}
 
 PAPER = (
-    "Jonathan Long, Evan Shelhamer, Trevor Darrell, Fully convolutional networks for semantic segmentation, CVPR 2015, "
-    "arXiv 1411.4038; extended in PAMI 2017, arXiv 1605.06211"
+    'Jonathan Long, Evan Shelhamer, Trevor Darrell, "Fully convolutional networks for semantic segmentation", '
+    "CVPR 2015, arXiv 1411.4038; extended in PAMI 2017, arXiv 1605.06211"
 )
 STAGED = (
     "PAMI and release: whole images one at a time, SGD of momentum 0.99, unnormalised (summed) loss, rates 1e-10, "

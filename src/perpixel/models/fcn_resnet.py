@@ -32,9 +32,9 @@ CARD = Card(
     paper="torchvision's reference segmentation models; the dilation is of Yu, Koltun, Funkhouser, CVPR 2017 "
     "(arXiv 1705.09914), the head of Zhao et al.'s auxiliary branch (arXiv 1612.01105)",
     counts=(
-        Count("ResNet-50, auxiliary head", 35_322_218, options={"aux": True}, printed="35322218"),
+        Count("ResNet-50, auxiliary head", 35_322_218, options={"aux": True}, printed="35,322,218"),
         Count("ResNet-101, auxiliary head", 54_314_346, options={"encoder": "resnet101", "aux": True},
-              printed="54314346"),
+              printed="54,314,346"),
         Count("ResNet-50", 32_957_013),
     ),
     scores=(

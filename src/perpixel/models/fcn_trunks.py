@@ -11,17 +11,15 @@ the last maps of those strides in GoogLeNet, inception 4e and 3b, whose blocks, 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from perpixel.errors import InputError
 from perpixel.layers import conv_centre
+from perpixel.models.vgg import VGG16_WIDTH, vgg16_blocks, vgg_block
 
 FIRST_PADDING = 100
-VGG16_WIDTH = 64
-VGG16_BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
 @dataclass(frozen=True)
@@ -56,9 +54,12 @@ class VGG16Trunk(nn.Module):
     def __init__(self, in_channels: int, width: int = VGG16_WIDTH) -> None:
         super().__init__()
         before = in_channels
-        channels = [[each * width // VGG16_WIDTH for each in widths] for widths in VGG16_BLOCKS]
+        channels = vgg16_blocks(width)
         for number, widths in enumerate(channels, start=1):
-            self.add_module(f"block{number}", _vgg_block(number, before, widths))
+            first = FIRST_PADDING if number == 1 else None
+            pool = nn.MaxPool2d(2, 2, ceil_mode=True)
+            block = vgg_block(number, before, widths, padding=1, first_padding=first, pool=pool)
+            self.add_module(f"block{number}", block)
             before = widths[-1]
         self.out_channels = before
         self.skips = {"pool4": channels[3][-1], "pool3": channels[2][-1]}
@@ -78,18 +79,6 @@ class VGG16Trunk(nn.Module):
             grid = grid.after((3, 1, 1), (3, 1, 1), (2, 2, 0))
             grids["deep" if number == 5 else f"pool{number}"] = grid
         return grids
-
-
-def _vgg_block(number: int, before: int, widths: Sequence[int]) -> nn.Sequential:
-    """Convolutions named as in Caffe (conv1_1, ...) and a pool that rounds up."""
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    for index, width in enumerate(widths, start=1):
-        padding = FIRST_PADDING if (number, index) == (1, 1) else 1
-        layers[f"conv{number}_{index}"] = nn.Conv2d(before, width, 3, padding=padding)
-        layers[f"relu{number}_{index}"] = nn.ReLU(inplace=True)
-        before = width
-    layers[f"pool{number}"] = nn.MaxPool2d(2, 2, ceil_mode=True)
-    return nn.Sequential(layers)
 
 
 class AlexNetTrunk(nn.Module):

@@ -30,13 +30,13 @@ from perpixel.models.dilated_encoder import encoder_parts, fit_image, is_own_res
 
 CARD = Card(
     title="Panoptic FPN, semantic branch",
-    paper="Kirillov, Girshick, He, Dollar, \"Panoptic feature pyramid networks\", CVPR 2019 (arXiv 1901.02446)",
+    paper="Kirillov, Girshick, He, Dollar, \"Panoptic feature pyramid networks\", CVPR 2019, arXiv 1901.02446",
     counts=(
         Count("ResNet-50", 28_478_933),
         Count("ResNet-101", 47_471_061, options={"encoder": "resnet101"}),
         Count("smp's, ResNet-50, one class", 26_116_033, num_classes=1, options={"smooth": False}),
     ),
-    scores=("Cityscapes val, ResNet-101-FPN, semantic branch alone: mIoU 77.7", "COCO stuff val: mIoU 40.0"),
+    scores=("Cityscapes val, ResNet-101-FPN, semantic branch alone: mIoU 77.7",),
     training="Cityscapes: SGD 0.9, 32 images a step, crop 512x1024, lr 0.01 for 65k steps, colour jitter, hard pixels.",
     deviations=(
         "Interpolation goes to the size of the partner map, so that any image size works.",

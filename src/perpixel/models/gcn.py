@@ -31,8 +31,8 @@ FINEST = 4
 CARD = Card(
     title="GCN (Large Kernel Matters)",
     paper=(
-        "Peng, Zhang, Yu, Luo, Sun. Large kernel matters: Improve semantic segmentation by global convolutional "
-        "network. CVPR 2017. arXiv 1703.02719"
+        'Peng, Zhang, Yu, Luo, Sun, "Large kernel matters: Improve semantic segmentation by global convolutional '
+        'network", CVPR 2017, arXiv 1703.02719'
     ),
     counts=(
         Count("ResNet-152, 21 classes", 60_723_364),

@@ -44,7 +44,7 @@ OTHER_LOW_MAP = (4, 48)
 CARD = Card(
     title="LiteSeg",
     paper=(
-        "Emara, Abd El Munim, Abbas. LiteSeg: A novel lightweight ConvNet for semantic segmentation. DICTA 2019. "
+        'Emara, Abd El Munim, Abbas, "LiteSeg: A novel lightweight ConvNet for semantic segmentation", DICTA 2019, '
         "arXiv 1912.06683"
     ),
     counts=(

@@ -20,8 +20,8 @@ from perpixel.models.dilated_encoder import dilated_encoder, encoder_parts, feat
 
 CARD = Card(
     title="Lite R-ASPP",
-    paper="Howard et al., \"Searching for MobileNetV3\", ICCV 2019 (arXiv 1905.02244)",
-    counts=(Count("MobileNetV3-large, torchvision's", 3_221_538, printed="3221538"),),
+    paper="Howard et al., \"Searching for MobileNetV3\", ICCV 2019, arXiv 1905.02244",
+    counts=(Count("MobileNetV3-large, torchvision's", 3_221_538, printed="3,221,538"),),
     scores=(
         "Cityscapes val, MobileNetV3-large with halved last block, 128 filters, stride 16: mIoU 72.36 (paper)",
         "COCO val2017 with the 20 VOC classes, torchvision's weights: mIoU 57.9, pixel accuracy 91.2",

@@ -33,8 +33,8 @@ from perpixel.models.card import Card, Count
 
 CARD = Card(
     title="Patch CNN",
-    paper="Dan Ciresan, Alessandro Giusti, Luca Gambardella, Jürgen Schmidhuber, Deep neural networks segment neuronal "
-    "membranes in electron microscopy images, NIPS 2012",
+    paper='Dan Ciresan, Alessandro Giusti, Luca Gambardella, Jürgen Schmidhuber, "Deep neural networks segment '
+    'neuronal membranes in electron microscopy images", NIPS 2012',
     counts=(
         Count("N4 (window 95), 1 channel, 2 classes", 219_290, in_channels=1, num_classes=2),
         Count("N3 (window 65), 1 channel, 2 classes", 117_806, in_channels=1, num_classes=2, options={"window": 65}),
@@ -46,7 +46,7 @@ CARD = Card(
         "The dense form is the default. It gives the numbers of the sliding one, which form='sliding' computes.",
         "Training sees whole crops, every pixel of them, not windows drawn with equal numbers of both classes: class "
         "weights do that.",
-        "One net, without foveated windows, calibration by a cubic, and median filter.",
+        "One net, without the paper's foveated windows, calibration by a cubic and median filter.",
         "The paper tabulates N4 only. Window 65 has the layers that the Seung lab's re-implementation gives N3.",
         "The scaled tanh 1.7159 tanh(2x/3) is that re-implementation's, as in the authors' other nets; weights start "
         "as LeCun et al. 1998 gave for it. activation='relu' learned a little faster where both were tried.",

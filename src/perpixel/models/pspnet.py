@@ -31,7 +31,7 @@ BINS = (1, 2, 3, 6)
 
 CARD = Card(
     title="PSPNet",
-    paper="Zhao, Shi, Qi, Wang, Jia. Pyramid scene parsing network. CVPR 2017. arXiv 1612.01105",
+    paper='Zhao, Shi, Qi, Wang, Jia, "Pyramid scene parsing network", CVPR 2017, arXiv 1612.01105',
     counts=(
         Count("ResNet-50 with auxiliary head, 21 classes", 49_081_578),
         Count("ResNet-50, 21 classes", 46_716_373, options={"aux_weight": 0.0}),

@@ -26,7 +26,7 @@ from perpixel.models.pspnet import BINS, adaptive_mean
 
 CARD = Card(
     title="PSPNet over the first stages, as in segmentation-models-pytorch",
-    paper="after Zhao, Shi, Qi, Wang, Jia. Pyramid scene parsing network. CVPR 2017. arXiv 1612.01105",
+    paper='After Zhao, Shi, Qi, Wang, Jia, "Pyramid scene parsing network", CVPR 2017, arXiv 1612.01105',
     counts=(Count("smp's, ResNet-34, one class", 1_501_217, num_classes=1, options={"encoder": "resnet34"}),),
     deviations=(
         "Another network than the paper's: no stages behind stride 8, no dilation, no auxiliary head, a 1x1 and a 3x3 "

@@ -176,7 +176,8 @@ class _OpenPaths(TorchFunctionMode):
             result = (average, result[1]) if isinstance(result, tuple) else average
         for tensor in result if isinstance(result, tuple) else (result,):
             if isinstance(tensor, Tensor) and tensor.requires_grad and name != "requires_grad":
-                tensor.register_hook(lambda gradient: gradient.ne(0).to(gradient))
+                # Contiguous, because torch 2.14's batch_norm misreads some channels-last gradients of one image.
+                tensor.register_hook(lambda gradient: gradient.ne(0).to(gradient).contiguous())
         return result
 
 

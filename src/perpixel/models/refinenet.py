@@ -35,8 +35,9 @@ POOL_SIZE = 5
 CARD = Card(
     title="RefineNet",
     paper=(
-        "Lin, Milan, Shen, Reid. RefineNet: Multi-path refinement networks for high-resolution semantic segmentation. "
-        "CVPR 2017. arXiv 1611.06612"
+        'Lin, Milan, Shen, Reid, "RefineNet: Multi-path refinement networks for high-resolution semantic '
+        'segmentation", '
+        "CVPR 2017, arXiv 1611.06612"
     ),
     counts=(
         Count("ResNet-101, 21 classes", 118_052_437),

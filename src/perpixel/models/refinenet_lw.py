@@ -33,7 +33,8 @@ ACTIVATIONS = {"relu": F.relu, "relu6": F.relu6}
 CARD = Card(
     title="Light-weight RefineNet",
     paper=(
-        "Nekrasov, Shen, Reid. Light-weight RefineNet for real-time semantic segmentation. BMVC 2018. arXiv 1810.03272"
+        'Nekrasov, Shen, Reid, "Light-weight RefineNet for real-time semantic segmentation", BMVC 2018, '
+        "arXiv 1810.03272"
     ),
     counts=(
         Count("ResNet-50, 21 classes", 27_357_525, printed="27M"),
@@ -43,7 +44,6 @@ CARD = Card(
     ),
     scores=(
         "Pascal VOC 2012 val: 78.5 mIoU (ResNet-50), 80.3 (ResNet-101), 82.1 (ResNet-152), 76.2 (MobileNetV2)",
-        "Pascal VOC 2012 test: 81.1 mIoU (ResNet-50), 82.7 (ResNet-152), 79.2 (MobileNetV2)",
         "NYUv2, 40 classes: 41.7 mIoU (ResNet-50), 43.6 (ResNet-101), 44.4 (ResNet-152)",
     ),
     training=(

@@ -33,8 +33,8 @@ BASIC_BLOCKS, BASIC_KERNEL, BASIC_SHIFT = 4, 7, 0.001
 DROPPED, BASIC_DROPPED = 3, 2
 
 PAPER = (
-    "Vijay Badrinarayanan, Alex Kendall, Roberto Cipolla, SegNet: A deep convolutional encoder-decoder architecture "
-    "for image segmentation, PAMI 2017, arXiv 1511.00561"
+    'Vijay Badrinarayanan, Alex Kendall, Roberto Cipolla, "SegNet: A deep convolutional encoder-decoder architecture '
+    'for image segmentation", PAMI 2017, arXiv 1511.00561'
 )
 BATCH_STATISTICS = (
     "Batch normalisation keeps moving averages; the release recomputes the statistics over the training set once "
@@ -43,7 +43,7 @@ BATCH_STATISTICS = (
 CARD = Card(
     title="SegNet",
     paper=PAPER,
-    counts=(Count("11 classes", 29_449_355, num_classes=11, printed="29.5M"),),
+    counts=(Count("11 classes", 29_449_355, num_classes=11),),
     scores=(
         "CamVid-11 test, trained on the larger set: global 90.4, class mean 71.2, mIoU 60.1, boundary F1 46.84",
         "SUN RGB-D mIoU 31.84",
@@ -73,11 +73,10 @@ BASIC_CARD = Card(
 BAYESIAN_CARD = Card(
     title="Bayesian SegNet",
     paper=(
-        "Alex Kendall, Vijay Badrinarayanan, Roberto Cipolla, Bayesian SegNet: Model uncertainty in deep convolutional "
-        "encoder-decoder architectures for scene understanding, BMVC 2017, arXiv 1511.02680"
+        'Alex Kendall, Vijay Badrinarayanan, Roberto Cipolla, "Bayesian SegNet: Model uncertainty in deep '
+        'convolutional encoder-decoder architectures for scene understanding", BMVC 2017, arXiv 1511.02680'
     ),
-    counts=(Count("11 classes", 29_449_355, num_classes=11, printed="29.5M"),),
-    scores=("CamVid-11 test, mean of dropout samples: global 86.9, mIoU 63.1",),
+    counts=(Count("11 classes", 29_449_355, num_classes=11),),
     training="As SegNet. At test time dropout stays on: predictor.predict(image, samples=50) or predict --samples 50.",
     deviations=(
         BATCH_STATISTICS,

@@ -208,7 +208,7 @@ class Trace(TorchDispatchMode):
     def _merged(self, packet: Any, seen: list[Tensor]) -> dict[str, Link]:
         each = [self._origins[id(value)] for value in seen]
         shared = set.intersection(*(set(origins) for origins in each))
-        has_indices = any(not value.is_floating_point() for value in seen)
+        has_indices = len({value.is_floating_point() for value in seen}) == 2
         join = INDICES if has_indices else JOINS.get(packet, "")
         resize = "" if self.is_inside else RESIZES.get(packet, "")
         # What comes from one stage alone joins nothing, save the values and the indices of one pool.

@@ -36,8 +36,8 @@ DECODER_CHANNELS = (256, 128, 64, 32, 16)  # over an encoder, coarse to fine, at
 VALID_CARD = Card(
     title="U-Net",
     paper=(
-        "Olaf Ronneberger, Philipp Fischer, Thomas Brox, U-Net: Convolutional networks for biomedical image "
-        "segmentation, MICCAI 2015, arXiv 1505.04597"
+        'Olaf Ronneberger, Philipp Fischer, Thomas Brox, "U-Net: Convolutional networks for biomedical image '
+        'segmentation", MICCAI 2015, arXiv 1505.04597'
     ),
     counts=(Count("1 channel, 2 classes", 31_030_658, in_channels=1, num_classes=2),),
     scores=(

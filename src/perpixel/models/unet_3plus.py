@@ -31,7 +31,8 @@ ABSENT = 20.0  # logits by which an absent class lies below every other: a share
 
 CARD = Card(
     title="UNet 3+",
-    paper="Huang, Lin, Tong, Hu, Zhang, Iwamoto, Han, Chen, Wu, ICASSP 2020, arXiv 2004.08790",
+    paper='Huang, Lin, Tong, Hu, Zhang, Iwamoto, Han, Chen, Wu, "UNet 3+: A full-scale connected UNet for medical '
+    'image segmentation", ICASSP 2020, arXiv 2004.08790',
     counts=(
         Count("3 channels, 1 class", 26_965_249, num_classes=1, printed="26.97M"),
         Count(

@@ -45,9 +45,10 @@ def _paper_count(label: str, expected: int, printed: str = "", **options: Any) -
 
 CARD = Card(
     title="UNet++",
-    paper="Zhou, Siddiquee, Tajbakhsh, Liang, DLMIA 2018, arXiv 1807.10165; IEEE TMI 2020, arXiv 1912.05074",
+    paper='Zhou, Siddiquee, Tajbakhsh, Liang, "UNet++: A nested U-Net architecture for medical image segmentation", '
+    "DLMIA 2018, arXiv 1807.10165; IEEE TMI 2020, arXiv 1912.05074",
     counts=(
-        _paper_count("1 channel, 1 class", 9_041_601, printed="9,041,601 (authors' code), 9.04M"),
+        _paper_count("1 channel, 1 class", 9_041_601, printed="9,041,601 (release)"),
         _paper_count("1 channel, 1 class, four heads", 9_041_700, deep_supervision=True),
         _paper_count("1 channel, 1 class, pruned to L3", 2_204_961, prune_level=3),
         _paper_count("1 channel, 1 class, pruned to L2", 511_105, prune_level=2),

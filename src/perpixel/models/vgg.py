@@ -1,4 +1,4 @@
-"""What dilated nets keep of VGG16: blocks of convolutions, and fully connected layers turned into convolutions.
+"""VGG16 in parts: blocks of convolutions, and fully connected layers turned into convolutions.
 
 Simonyan, Zisserman, "Very deep convolutional networks for large-scale image recognition", ICLR 2015, without batch
 normalisation. Layers are named as in Caffe (conv1_1 ... fc7).
@@ -11,15 +11,35 @@ from collections.abc import Sequence
 
 from torch import nn
 
+VGG16_WIDTH = 64
+VGG16_BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+
+
+def vgg16_blocks(width: int = VGG16_WIDTH) -> list[list[int]]:
+    """Channels of the convolutions of the five blocks, the first one's being `width`, the others in proportion."""
+    return [[each * width // VGG16_WIDTH for each in widths] for widths in VGG16_BLOCKS]
+
 
 def vgg_block(
-    number: int, in_channels: int, widths: Sequence[int], *, padding: int, dilation: int = 1, pool: nn.Module | None
+    number: int,
+    in_channels: int,
+    widths: Sequence[int],
+    *,
+    padding: int,
+    first_padding: int | None = None,
+    dilation: int = 1,
+    pool: nn.Module | None,
 ) -> nn.Sequential:
-    """3x3 convolutions of `widths`, each with ReLU, and `pool`: (B, C, H, W) -> (B, widths[-1], H', W')."""
+    """3x3 convolutions of `widths`, each with ReLU, and `pool`: (B, C, H, W) -> (B, widths[-1], H', W').
+
+    Args:
+        first_padding: of the first convolution, where it differs.
+    """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     before = in_channels
     for index, width in enumerate(widths, start=1):
-        layers[f"conv{number}_{index}"] = nn.Conv2d(before, width, 3, padding=padding, dilation=dilation)
+        pad = first_padding if index == 1 and first_padding is not None else padding
+        layers[f"conv{number}_{index}"] = nn.Conv2d(before, width, 3, padding=pad, dilation=dilation)
         layers[f"relu{number}_{index}"] = nn.ReLU(inplace=True)
         before = width
     if pool is not None:
