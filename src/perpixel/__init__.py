@@ -13,6 +13,7 @@ from perpixel.errors import InputError
 if TYPE_CHECKING:  # what a type checker and an editor see; the same names as in EXPORTS
     from perpixel.apps.api import check, evaluate, plan, predict, report, resume, train
     from perpixel.apps.compare import compare
+    from perpixel.apps.explain import explain
     from perpixel.inference.predictor import load
     from perpixel.models import MODELS, create_model
 
@@ -24,6 +25,7 @@ EXPORTS = {
     "create_model": "perpixel.models",
     "check": "perpixel.apps.api",
     "compare": "perpixel.apps.compare",
+    "explain": "perpixel.apps.explain",
     "plan": "perpixel.apps.api",
     "train": "perpixel.apps.api",
     "resume": "perpixel.apps.api",
@@ -57,6 +59,7 @@ __all__ = [
     "compare",
     "create_model",
     "evaluate",
+    "explain",
     "load",
     "plan",
     "predict",

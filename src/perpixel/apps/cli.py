@@ -313,6 +313,7 @@ def report(
 app.command()(cli_models.models)
 app.command()(cli_models.describe)
 app.command()(cli_models.compare)
+app.command()(cli_models.explain)
 app.command("import-weights")(cli_models.import_weights)
 
 

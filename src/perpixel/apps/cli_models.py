@@ -1,4 +1,4 @@
-"""The verbs about architectures: list, describe, compare them. `cli.py` puts them into the command line.
+"""The verbs about architectures: list, describe, compare, explain them. `cli.py` puts them into the command line.
 
 As there, nothing heavy is imported before the verb that needs it runs.
 """
@@ -161,6 +161,48 @@ def _next_commands(made: Any) -> list[str]:
         return retry
     run = screens.relative(made.path / best)
     return [screens.command("perpixel", "predict", run, "IMAGES", "--out", "predictions"), *retry]
+
+
+def explain(
+    run: opt.Run,
+    image: Annotated[Path, typer.Argument(help="Image file.", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="HTML file to write.")] = Path("explain.html"),
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,...", help="Classes whose maps are shown (default: the largest four).", show_default=False
+        ),
+    ] = None,
+    pixel: Annotated[
+        str | None,
+        typer.Option(metavar="X,Y", help="Show what this pixel sees (default: one is chosen).", show_default=False),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(help="Passes with dropout on (default: 10 where the net has dropout).", show_default=False),
+    ] = None,
+    seed: opt.Seed = None,
+    device: opt.Device = None,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Show what a net sees on one image: scores, skips, feature maps, receptive field, doubts."""
+    from perpixel.apps.explain import explain as explain_image
+
+    settings = opt.chosen({"classes": classes, "samples": samples, "seed": seed, "device": device})
+    if pixel is not None:
+        settings["pixel"] = opt.parse_pixel(pixel, "--pixel")
+    with progress_events() as on_event:
+        made = explain_image(run, image, out=out, on_event=on_event, **settings)
+    if as_json:
+        return print_document({"page": made.page, **made.document})
+    console = screens.make_console()
+    screens.show_explanation(console, made.document)
+    example = "{x},{y}".format(**made.document["pixel"])
+    screens.end(
+        console,
+        [("page", f"{screens.relative(made.page)} (open it in a browser)")],
+        [screens.command("perpixel", "explain", run, image, "--out", out, "--pixel", example)],
+    )
 
 
 def _write_svg(path: Path, text: str) -> None:

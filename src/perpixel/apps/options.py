@@ -313,3 +313,15 @@ def parse_size(text: str, option: str, order: str) -> tuple[int, int]:
     if match is None:
         raise InputError(f"{option} '{text}': not a size: write {order}, two whole numbers, for example 480x360")
     return int(match[1]), int(match[2])
+
+
+def parse_pixel(text: str, option: str) -> tuple[int, int]:
+    """ "120,45" -> (120, 45): x, then y, counted from the upper left corner.
+
+    Raises:
+        InputError: not two whole numbers.
+    """
+    match = re.fullmatch(r"\s*(-?\d{1,8})\s*,\s*(-?\d{1,8})\s*", text, re.ASCII)
+    if match is None:
+        raise InputError(f"{option} '{text}': not a pixel: write X,Y, two whole numbers, for example 120,45")
+    return int(match[1]), int(match[2])

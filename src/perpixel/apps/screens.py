@@ -29,6 +29,7 @@ from perpixel.apps.wording import (
 
 PIPE_WIDTH = 120  # columns where there is no terminal to ask
 BAR_CELLS = 20
+EXPLAINED_CLASSES = 8
 SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 SCORE_TITLES = {
     "miou": "mIoU",
@@ -290,6 +291,20 @@ def _table(first: str, *others: str) -> Table:
     for title in others:
         table.add_column(title, justify="right")
     return table
+
+
+def show_explanation(console: Console, document: Mapping[str, Any]) -> None:
+    """The largest classes of the image, and what the skips of an FCN change."""
+    console.print(f"{document['image']} as {document['model']} sees it", style="bold", markup=False, soft_wrap=True)
+    table = _table("class", "share of the pixels", "uncertainty")
+    for row in sorted(document["classes"], key=lambda row: -row["share"])[:EXPLAINED_CLASSES]:
+        table.add_row(printable(row["name"]), format_share(row["share"]), format_score(row["uncertainty"]))
+    console.print(table)
+    for skip in document["skips"][1:]:
+        console.print(
+            f"{skip['name']} (1/{skip['stride']}) changes the class of {format_share(skip['share_changed'])} "
+            "of the pixels"
+        )
 
 
 def relative(path: object) -> str:

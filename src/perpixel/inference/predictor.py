@@ -103,7 +103,7 @@ class Predictor:
                 samples of a model without dropout.
         """
         check_samples(self.model, samples)
-        array = self._as_image(image)
+        array = self.as_image(image)
         tensor = torch.from_numpy(_torch_ready(array)).permute(2, 0, 1)[None]
         limits = self.config.normalisation.limits(array)
         with sampling(self.model, self.device, seed) if samples else nullcontext():
@@ -126,7 +126,12 @@ class Predictor:
             model_uncertainty=result.model_uncertainty,
         )
 
-    def _as_image(self, image: np.ndarray | str | os.PathLike[str]) -> np.ndarray:
+    def as_image(self, image: np.ndarray | str | os.PathLike[str]) -> np.ndarray:
+        """(H, W, C) with the model's channels, from a file or an array.
+
+        Raises:
+            InputError: unreadable file, wrong number of channels, not an image array.
+        """
         where = "image" if isinstance(image, np.ndarray) else str(image)
         array = image if isinstance(image, np.ndarray) else read_image(Path(image))
         if array.ndim == 2:
