@@ -21,9 +21,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
     >>> did_you_mean("unet++", ["fcn8s", "unet"])
     "; did you mean 'unet'? known: fcn8s, unet"
+    >>> did_you_mean("unet++", ["unet", "unet_plus_plus"])
+    "; did you mean 'unet_plus_plus'? known: unet, unet_plus_plus"
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name.lower().replace("-", "_"), names, n=1, cutoff=0.5)
+    near: list[str] = []
+    for spelled in (name.lower().replace("+", "_plus"), name.lower()):
+        near = near or difflib.get_close_matches(spelled.replace("-", "_"), names, n=1, cutoff=0.5)
     guess = f"; did you mean '{near[0]}'?" if near else ";"
     return f"{guess} known: {', '.join(names)}"
 

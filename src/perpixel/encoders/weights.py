@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -51,16 +52,21 @@ def _read_torch(source: Path) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")  # torch warns of odd pickles before it refuses them
             loaded: Any = torch.load(source, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
-        raise InputError(
-            f"{source}: cannot be opened as plain weights ({str(error).splitlines()[0] if str(error) else 'empty'}): "
-            "save only a state dict of tensors, best as .safetensors"
-        ) from error
+        raise InputError(f"{source}: cannot be opened as plain weights: {_why_refused(error)}") from error
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise InputError(f"{source}: does not hold a state dict of tensors: save model.state_dict()")
     return {str(name).removeprefix("module."): value for name, value in loaded.items()}
+
+
+def _why_refused(error: Exception) -> str:
+    """torch's reason in a few words. Its own text advises to open the file without protection, which we never do."""
+    wanted = re.search(r"GLOBAL (\S+)", str(error))
+    if wanted is not None:
+        return f"it holds more than tensors ({wanted[1]}): save only model.state_dict(), best as .safetensors"
+    return "it is empty, damaged or no PyTorch file: copy or download it again"
 
 
 def adapt_stem_weight(weight: Tensor, in_channels: int) -> Tensor:
