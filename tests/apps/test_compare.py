@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,6 +135,42 @@ def test_other_settings_in_the_same_folder(made: Comparison, settings: dict[str,
         values["options"] = {**values["options"], **broken}
     with pytest.raises(InputError, match=message):
         compare(Path(made.document["data"]), made.path, **values)
+
+
+def test_a_resumed_comparison_keeps_its_settings(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="data, budget, loss: cannot be given with resume, which keeps the comparison"):
+        perpixel.compare("x", budget="5m", loss="ce", resume=tmp_path)
+
+
+def test_settings_of_something_else(tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text('{"theme": "dark"}')
+    with pytest.raises(InputError, match=r"settings.json: not the settings of a comparison"):
+        perpixel.compare(resume=tmp_path)
+
+
+def test_labels_in_saved_settings_never_lead_elsewhere(tmp_path: Path) -> None:
+    entry = {"label": "../elsewhere", "model": "unet", "options": {}}
+    saved = {"data": ".", "models": [entry], "split": "test", "reading": {}, "training": {}}
+    (tmp_path / "settings.json").write_text(json.dumps(saved))
+    with pytest.raises(InputError, match=r"settings.json: model .*elsewhere.* is none that compare wrote"):
+        perpixel.compare(resume=tmp_path)
+
+
+def test_data_that_changed_on_the_way_are_refused(data: Path, tmp_path: Path) -> None:
+    mine, out = tmp_path / "cells", tmp_path / "out"
+    shutil.copytree(data, mine)
+    compare(mine, out, models="unet", options={"width": 2, "depth": 2})
+    mask = next(path for path in sorted(mine.rglob("*.png")) if "mask" in str(path))
+    mask.write_bytes(mask.read_bytes() + b" ")
+    assert compare(mine, out, models="unet", options={"width": 2, "depth": 2}).failed == []  # nothing is to be done
+    with pytest.raises(InputError, match="files of the data set have changed since this comparison began"):
+        compare(mine, out, models=MODELS, options=TINY)
+
+
+def test_a_folder_that_cannot_be_written_to(data: Path, tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()  # permissions do not stop every user that runs tests
+    with pytest.raises(InputError, match=r"\.lock: cannot be written"):
+        compare(data, tmp_path)
 
 
 # ---- what comes out ------------------------------------------------------------------------------------------------
@@ -286,6 +323,36 @@ def test_a_model_without_memory_is_passed_over_and_tried_again(
     monkeypatch.setattr(compare_steps, "train_and_judge", whole)
     assert compare(data, tmp_path / "out", epochs=1).failed == ["unet"], "a failure is a result, too"
     assert compare(data, tmp_path / "out", epochs=1, retry=True).failed == []
+
+
+def test_a_second_try_that_is_stopped_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows: without a lock
+    out, tried = tmp_path / "out", []
+
+    def fail(folder: Path, what: str, *rest: Any, **more: Any) -> dict[str, Any]:
+        tried.append(what)
+        return {"state": "failed", "reason": "no reason"}
+
+    def stop(*values: Any, **more: Any) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare_worker, "perform", fail)
+    assert compare(data, out).failed == ["unet", "wide"]
+    (out / "measured.json").write_text("{}")
+    monkeypatch.setattr(compare_worker, "perform", stop)
+    with pytest.raises(KeyboardInterrupt, match="go on with perpixel compare --resume"):
+        compare(data, out, retry=True)
+    assert not (out / "measured.json").exists(), "it was measured over other models"
+    monkeypatch.setattr(compare_worker, "perform", fail)
+    compare(data, out)
+    assert tried == ["unet", "wide"] * 2, "the reasons of the first try are not those of the second"
+
+
+def test_an_interruption_is_heard_though_the_work_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = ({"state": "done"}, KeyboardInterrupt("saved"))
+    monkeypatch.setattr(compare_worker, "_listen", lambda process, on_event: done)
+    with open(tmp_path / "lock", "w") as lock, pytest.raises(KeyboardInterrupt, match="saved"):
+        compare_worker.perform(tmp_path, "unet", lambda event: None, lock=lock.fileno())
 
 
 # ---- the command line ----------------------------------------------------------------------------------------------

@@ -30,6 +30,8 @@ def test_svg_is_written_and_named(tmp_path: Path, capsys: Captured) -> None:
 
 
 def test_another_suffix_is_refused(tmp_path: Path, capsys: Captured) -> None:
+    assert cli.main([*WORDS, "--svg", "."]) == 2
+    assert "name it drawing.svg" in capsys.readouterr().err
     assert cli.main([*WORDS, "--svg", str(tmp_path / "unet.png")]) == 2
     assert "the drawing is an SVG file, name it" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

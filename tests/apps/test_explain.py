@@ -21,6 +21,7 @@ import perpixel
 from perpixel.apps import explain_pictures as draw
 from perpixel.apps.cli import main
 from perpixel.apps.explain import explain
+from perpixel.errors import InputError
 from perpixel.images import Normalisation, write_png
 from perpixel.inference.bundle import BundleConfig, save_bundle
 from perpixel.inference.insight import MAX_WORKING_SIDE
@@ -220,6 +221,24 @@ def test_files_that_are_not_there_are_refused(unet: Path, tmp_path: Path, capsys
     assert "3 channels, but the model was trained on 5" in refused(capsys, "explain", bundle, image)
     blocked = tmp_path / "text.png" / "page.html"
     assert "where a folder is needed" in refused(capsys, "explain", unet, image, "--out", blocked)
+
+
+def test_the_page_is_never_written_over_the_image(
+    unet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = photo(tmp_path)
+    before = image.read_bytes()
+    line = refused(capsys, "explain", unet, image, "--out", image)
+    assert f"--out {image}: the page is an HTML file: give it a name that ends in .html" in line
+    assert image.read_bytes() == before
+
+
+def test_values_that_are_no_numbers_are_refused(unet: Path, tmp_path: Path) -> None:
+    image = np.zeros((9, 9, 3), np.float32)
+    image[4, 4] = np.nan
+    with pytest.raises(InputError, match="image: 3 of 243 values are NaN or infinite: replace them by numbers"):
+        explain(unet, image, out=tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------

@@ -143,6 +143,14 @@ def test_a_folder_in_use_is_left_alone(checkpoint: Path, tmp_path: Path) -> None
         import_weights("torchvision", checkpoint, out=tmp_path / "note.txt")
 
 
+def test_a_file_that_is_none(tmp_path: Path) -> None:
+    for source in ("torchvision", "classifier"):
+        with pytest.raises(InputError, match=r"m\.pth: no such file: give the state dict, .pth or .safetensors"):
+            import_weights(source, tmp_path / "m.pth", out=tmp_path / "bundle", classes=3)
+        with pytest.raises(InputError, match=r"a folder, where a file is needed: give the state dict"):
+            import_weights(source, tmp_path, out=tmp_path / "bundle", classes=3)
+
+
 @pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04 broken"])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_damaged_files_exit_with_2(content: bytes, suffix: str, tmp_path: Path, capsys: Captured) -> None:

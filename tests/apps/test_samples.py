@@ -74,6 +74,9 @@ def test_evaluate_samples(tmp_path: Path, data: Path, capsys: pytest.CaptureFixt
     assert (plain["dropout_samples"], sampled["dropout_samples"]) == (0, 3)
     assert plain["confusion"] != sampled["confusion"]
     assert np.sum(sampled["confusion"]) == 3 * 24 * 30
+    assert (plain["prune_level"], sampled["prune_level"]) == (None, None)
+    assert main([str(word) for word in ("evaluate", bundle, data, "--out", tmp_path / "sampled", "--samples", 3)]) == 0
+    assert "mean of 3 passes with dropout" in capsys.readouterr().out
 
 
 def test_a_model_without_dropout_is_refused(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,10 +15,13 @@ from safetensors.torch import load_file
 
 import perpixel
 from perpixel.apps.cli import main
-from perpixel.apps.start import RATE_SHARE
+from perpixel.apps.start import RATE_SHARE, Start, compare_data
+from perpixel.data.class_file import make_table
 from perpixel.data.synthetic import write_demo
 from perpixel.errors import InputError
 from perpixel.files import write_json
+from perpixel.images import Normalisation
+from perpixel.inference.bundle import BundleConfig
 
 NET: dict[str, Any] = {"model": "unet", "options": {"width": 4, "depth": 3}}
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 2, "threads": 1, "precision": "fp32"}
@@ -153,6 +156,16 @@ def test_other_names_of_classes_are_told(data: Path, parent: Path, tmp_path: Pat
     events: Events = []
     perpixel.plan(data, start_from=parent, epochs=1, classes=str(tmp_path / "names.json"), on_event=collect(events))
     assert "Note: class 2 was 'dividing' in the training of parent, here it is 'mitosis'" in phases(events)
+
+
+def test_further_names_are_counted() -> None:
+    there, here = (make_table([(name, i) for i, name in enumerate(names)]) for names in ("abc", "xby"))
+    norm = Normalisation((0.0,), (1.0,), (0.0,), (1.0,))
+    config = BundleConfig("unet", {}, 1, there, norm, 1.0, (64, 64), "fp32")
+    events: Events = []
+    compare_data(Start(Path("p"), config, False), channels=1, classes=here, on_event=collect(events))
+    assert "class 0 was 'a' in the training of p, here it is 'x'" in phases(events)
+    assert phases(events).count("Note") == 1 and "; 1 more class has another name" in phases(events)
 
 
 def test_partial_takes_what_fits(data: Path, parent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

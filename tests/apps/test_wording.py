@@ -31,6 +31,14 @@ def test_share(value: Any, text: str) -> None:
     assert wording.format_share(value) == text
 
 
+def test_how_images_were_predicted() -> None:
+    assert wording.format_way({"tta": False, "dropout_samples": 0, "prune_level": None}) == ""
+    assert wording.format_way({"output_stride": 8, "prune_level": None}) == "output stride 8"
+    assert wording.format_way({"tta": True}) == "mean over mirror images"
+    scores = {"dropout_samples": 20, "prune_level": 2}
+    assert wording.format_way(scores) == "pruned to level 2, mean of 20 passes with dropout"
+
+
 def test_what_is_no_number_is_a_dash() -> None:
     for form in (wording.format_score, wording.format_count, wording.format_share, wording.format_rate):
         assert [form(value) for value in (None, math.nan, math.inf, "<b>", True)] == ["–"] * 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from perpixel.encoders import Encoder, create_encoder
 from perpixel.errors import InputError
@@ -73,6 +74,24 @@ def test_one_value_per_channel_in_training_is_an_input_error():
     with pytest.raises(InputError, match="batch of 1 with a 1x1 feature map"):
         encoder(torch.zeros(1, 3, 32, 32))
     assert len(encoder(torch.zeros(2, 3, 32, 32))) == 5
+
+
+def test_one_value_per_channel_inside_an_encoder_is_an_input_error_too():
+    """Some normalise the mean of a whole image."""
+
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1), nn.Sigmoid())
+
+        def forward(self, image):
+            return [image[..., ::2, ::2], (image * self.gate(image))[..., ::4, ::4]]
+
+    encoder = Encoder("gated", Gated(), [1, 1], [2, 4]).train()
+    with pytest.raises(InputError, match=r"batch of 1: encoder 'gated' .* at 32x32 pixels: use batches of 2 or more"):
+        encoder(torch.zeros(1, 1, 32, 32))
+    assert len(encoder(torch.zeros(2, 1, 32, 32))) == 2
+    assert len(encoder.eval()(torch.zeros(1, 1, 32, 32))) == 2
 
 
 @pytest.mark.parametrize(

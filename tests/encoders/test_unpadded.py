@@ -33,6 +33,7 @@ def test_a_padding_network_takes_its_multiple():
 @torch.no_grad()
 def test_inception_labels_small_images(name):
     assert create_encoder(name).least == 96
-    model = create_model("unet", in_channels=2, num_classes=3, encoder=name, width=8).eval()
-    for size in ((1, 1), (65, 49)):
-        assert model(torch.zeros(1, 2, *size)).shape == (1, 3, *size)
+    for architecture in ("unet", "unet_plus_plus"):
+        model = create_model(architecture, in_channels=2, num_classes=3, encoder=name, width=8).eval()
+        for size in ((1, 1), (65, 49)):
+            assert model(torch.zeros(1, 2, *size)).shape == (1, 3, *size)

@@ -106,6 +106,16 @@ def test_a_truncated_file_is_named(timm_file, tmp_path):
         read_state_dict(tmp_path / "cut.safetensors")
 
 
+def test_old_torch_files_cut_anywhere_are_named(tmp_path):
+    """They are plain pickles, which fail in many ways."""
+    torch.save({"a": torch.ones(2, 3)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "old.pth").read_bytes()
+    for length in range(1, len(content) - 1, 9):
+        (tmp_path / "cut.pth").write_bytes(content[:length])
+        with pytest.raises(InputError, match=r"cut\.pth: cannot be opened as plain weights"):
+            read_state_dict(tmp_path / "cut.pth")
+
+
 def test_something_else_than_tensors_is_named(tmp_path):
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(InputError, match="does not hold a state dict of tensors"):

@@ -86,6 +86,14 @@ def test_not_an_image() -> None:
         Predictor(Threshold(), CONFIG).predict(np.zeros((2, 2, 2, 2)))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_no_numbers(value: float) -> None:
+    image = np.zeros((4, 5), np.float32)
+    image[1, 2] = value
+    with pytest.raises(InputError, match=r"image: 1 of 20 values are NaN or infinite: replace them by numbers"):
+        Predictor(Threshold(), CONFIG).predict(image)
+
+
 def test_tta_of_a_symmetric_net_changes_nothing() -> None:
     image = np.random.default_rng(0).integers(0, 255, (30, 31), dtype=np.uint8)
     predictor = Predictor(Threshold(), CONFIG)
@@ -100,6 +108,22 @@ class Ramp(nn.Module):
         right, down = torch.linspace(-2, 2, width)[None, :], torch.linspace(-1, 1, height)[:, None]
         second = (right + down).expand(image.shape[0], 1, height, width)
         return torch.cat([-second, second], 1)
+
+
+class OneLogit(nn.Module):
+    """The only class where the normalised value is above zero."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image * 3
+
+
+def test_tta_of_one_logit_is_the_mean_of_its_sigmoids() -> None:
+    config = replace(CONFIG, classes=ClassTable((ClassInfo("bright", (250, 10, 20), (1,)),)))
+    image = np.random.default_rng(0).integers(0, 255, (20, 21), dtype=np.uint8)
+    plain, averaged = (Predictor(OneLogit(), config).predict(image, tta=tta, probs=True) for tta in (False, True))
+    assert averaged.probs is not None and plain.probs is not None
+    assert np.allclose(averaged.probs, plain.probs, atol=1e-6)
+    assert np.array_equal(averaged.label_map, plain.label_map) and 0 < plain.label_map.mean() < 1
 
 
 @pytest.mark.parametrize("mirrors", [["horizontal"], ["vertical"], ["horizontal", "vertical"]])

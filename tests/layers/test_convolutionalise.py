@@ -64,6 +64,23 @@ def test_torchvision_classifiers_give_the_same_answer_at_224_and_6x6_at_384(buil
 
 
 @torch.no_grad()
+def test_what_a_pretrained_googlenet_does_to_the_colours_is_kept():
+    classifier = GoogLeNet(num_classes=5, aux_logits=False, transform_input=True, init_weights=False).eval()
+    made = convolutionalise(classifier)
+    image = torch.randn(2, 3, 8, 9)
+    name, first = next(made.named_children())
+    assert name == "colours"
+    assert torch.allclose(first(image), classifier._transform_input(image), atol=1e-6)
+
+
+def test_a_frozen_part_stays_frozen_and_the_rest_in_training():
+    classifier = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
+    classifier[1].eval()
+    convolutionalise(classifier, input_size=2)
+    assert [part.training for part in classifier] == [True, False, True, True]
+
+
+@torch.no_grad()
 def test_a_padded_trunk_answers_alike_wherever_the_image_is_cut():
     """Padding spoils what sees the border: crops do, the inner answers of one pass over a larger image do not."""
     torch.manual_seed(0)

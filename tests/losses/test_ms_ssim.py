@@ -9,6 +9,7 @@ from scipy.signal import convolve2d
 
 from perpixel.errors import InputError
 from perpixel.losses import MSSSIM, create_loss, ms_ssim, ms_ssim_loss
+from perpixel.losses.ms_ssim import _weighted_sum
 
 BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 C1, C2 = 0.0001, 0.0009
@@ -173,3 +174,11 @@ def test_hybrid_is_the_sum_of_its_three() -> None:
         for spec in ("focal", "msssim", "iou")
     )
     torch.testing.assert_close(both[0], terms)
+
+
+def test_the_sum_that_gpus_take_is_the_convolution():
+    maps = torch.rand(2, 3, 13, 17, dtype=torch.float64)
+    kernel = torch.tensor([1.0, 5.0, 2.0], dtype=torch.float64)
+    along_rows = torch.nn.functional.conv2d(maps.flatten(0, 1)[:, None], kernel.view(1, 1, 3, 1)).view(2, 3, 11, 17)
+    assert torch.allclose(_weighted_sum(maps, kernel, 2), along_rows)
+    assert torch.allclose(_weighted_sum(maps.mT, kernel, 3), along_rows.mT)

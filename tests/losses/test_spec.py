@@ -51,6 +51,7 @@ def test_one_term_is_its_own_module() -> None:
         ("dice:batch=1", "loss 'dice': batch is '1.0': give true or false"),
         ("dice:classes=1", "loss 'dice': classes is '1.0': give a word"),
         ("dice:classes=some", "classes is 'some': give 'present' or 'all'"),
+        ("hybrid:gamma=2", "loss 'hybrid' has no option 'gamma': it takes none"),
         ("ce:ignore_index=3", "loss 'ce' has no option 'ignore_index'"),
         ("focal:alpha=big", "alpha is 'big'"),
     ],

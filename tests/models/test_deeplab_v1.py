@@ -197,7 +197,7 @@ def test_weights_of_the_classifier(tmp_path):
             "option field_of_view='huge' of deeplab_v1: choose 'large', '4x4', '7x7' or 'small'",
         ),
         ({"fc_channels": 0}, "option fc_channels=0 of deeplab_v1"),
-        ({"fc_channels": "8"}, "option fc_channels='8' of deeplab_v1: it must be a whole number"),
+        ({"fc_channels": "8"}, "option fc_channels='8' of model 'deeplab_v1': give a whole number, or none"),
         ({"dropout": -0.5}, r"option dropout=-0\.5"),
         ({"width": 0}, "option width=0 of deeplab_v1"),
         ({"width": 4, "weights": "vgg.pth"}, "option width=4 of deeplab_v1 with weights: they have 64"),

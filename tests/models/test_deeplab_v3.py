@@ -90,6 +90,15 @@ def test_weights_move_between_output_strides(options):
     assert torch.equal(finer.with_output_stride(16)(image), model(image))
 
 
+def test_an_auxiliary_head_moves_along_on_a_resnet_and_is_refused_where_its_map_changes():
+    model = DeepLabV3(**SMALL, aux=True)
+    assert model.aux_head.conv.conv.in_channels == 256  # stage 3, at stride 16 here
+    assert model.with_output_stride(8).aux_index == model.aux_index
+    other = DeepLabV3(**SMALL | {"encoder": "mobilenetv3_small_050"}, aux=True)
+    with pytest.raises(InputError, match="output_stride 8 of deeplab_v3 with aux=true and encoder 'mobilenetv3_small_"):
+        other.with_output_stride(8)
+
+
 @torch.no_grad()
 def test_a_pyramid_sees_as_far_at_both_strides():
     """A smooth map sampled twice as densely, through the same weights with twice the rates: equal inside."""
@@ -156,6 +165,9 @@ def test_heads_say_what_goes_with_them():
         ({"channels": 0}, "option channels=0"),
         ({"dropout": 1.5}, r"option dropout=1\.5"),
         ({"cascaded": True, "head": "torchvision"}, "exclude each other"),
+        ({"cascaded": True, "separable": True}, "option separable=true of deeplab_v3 with cascaded=true"),
+        ({"cascaded": True, "dropout": 0.1}, r"option dropout=0\.1 of deeplab_v3 with cascaded=true"),
+        ({"multi_grid": []}, r"multi_grid \(\) of encoder 'resnet18': give dilation factors"),
         ({"cascaded": True, "encoder": "convnext_atto"}, "blocks 5 to 7 copy a ResNet's last block"),
         ({"encoder": "convnext_atto", "multi_grid": [1, 2]}, r"option multi_grid=\[1, 2\] of deeplab_v3 with encoder"),
         ({"variant": None, "multi_grid": [1, 2]}, "variant=None: only the ResNets"),

@@ -264,6 +264,7 @@ def test_the_classifiers_weights_become_fc6_and_fc7(tmp_path):
     ("options", "message"),
     [
         ({"context": "small"}, "option context='small' of dilated: choose 'basic', 'large' or 'none'"),
+        ({"context": "none", "context_layers": 7}, "option context_layers=7 of dilated with context='none'"),
         ({"context_layers": 9}, "option context_layers=9 of dilated: choose 8, 10"),
         ({"fc_channels": 0}, "option fc_channels=0"),
         ({"width": 0}, "option width=0 of dilated"),

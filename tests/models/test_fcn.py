@@ -15,6 +15,7 @@ from perpixel.models.fcn import FCN8S_CARD, FCN16S_CARD, FCN32S_CARD
 from perpixel.models.fcn_trunks import AlexNetTrunk, GoogLeNetTrunk, VGG16Trunk
 
 SMALL = {"fc_channels": 8}
+FROZEN = {"learned_upsampling": False}  # as in the release
 
 
 def on_meta(name: str, **options) -> FCN:
@@ -34,15 +35,15 @@ def with_dense_upsamplers(model: FCN) -> int:
     ("name", "options", "trainable", "dense_millions"),
     [
         ("fcn32s", {}, 134_346_581, 136.15),
-        ("fcn16s", {}, 134_357_354, 134.82),
-        ("fcn8s", {}, 134_362_751, 134.49),
-        ("fcn8s_atonce", {}, 134_362_751, 134.49),
+        ("fcn16s", FROZEN, 134_357_354, 134.82),
+        ("fcn8s", FROZEN, 134_362_751, 134.49),
+        ("fcn8s_atonce", FROZEN, 134_362_751, 134.49),
         ("fcn32s", {"backbone": "alexnet"}, 56_954_261, 58.70),
         # Each skip adds one 1x1 convolution: 21 (channels + 1).
-        ("fcn16s", {"backbone": "alexnet"}, 56_954_261 + 21 * 257, 57.39),
-        ("fcn8s", {"backbone": "alexnet"}, 56_954_261 + 21 * (257 + 97), 57.07),
-        ("fcn16s", {"backbone": "googlenet"}, 5_621_429 + 21 * 833, 6.07),
-        ("fcn8s", {"backbone": "googlenet"}, 5_621_429 + 21 * (833 + 481), 5.76),
+        ("fcn16s", FROZEN | {"backbone": "alexnet"}, 56_954_261 + 21 * 257, 57.39),
+        ("fcn8s", FROZEN | {"backbone": "alexnet"}, 56_954_261 + 21 * (257 + 97), 57.07),
+        ("fcn16s", FROZEN | {"backbone": "googlenet"}, 5_621_429 + 21 * 833, 6.07),
+        ("fcn8s", FROZEN | {"backbone": "googlenet"}, 5_621_429 + 21 * (833 + 481), 5.76),
     ],
 )
 def test_published_parameter_counts(name, options, trainable, dense_millions):
@@ -253,11 +254,10 @@ def test_scores_start_at_zero_and_the_trunk_does_not():
     assert all(parameter.any() for name, parameter in model.trunk.named_parameters() if name.endswith("weight"))
 
 
-def test_upsamplers_are_frozen_unless_asked_and_the_last_one_always():
-    assert not any("upsample" in name for name, _ in fcn8s(3, 2, **SMALL).named_parameters())
-    learned = {
-        name for name, _ in fcn8s(3, 2, learned_upsampling=True, **SMALL).named_parameters() if "upsample" in name
-    }
+def test_upsamplers_are_learned_but_the_last_one():
+    learned = {name for name, _ in fcn8s(3, 2, **SMALL).named_parameters() if "upsample" in name}
+    frozen = fcn8s(3, 2, **FROZEN, **SMALL)
+    assert not any("upsample" in name for name, _ in frozen.named_parameters())
     assert learned == {"skips.pool4.upsample.weight", "skips.pool3.upsample.weight"}
 
 
@@ -300,6 +300,14 @@ def test_a_wrong_parent_is_named():
         fcn16s(3, 2, **SMALL).from_parent(fcn32s(3, 2, backbone="alexnet", **SMALL))
     with pytest.raises(InputError, match=r"parent scales its skips by 1, this FCN by 0\.01: .* trained in one stage"):
         fcn8s_atonce(3, 2, **SMALL).from_parent(fcn16s(3, 2, **SMALL))
+
+
+def test_a_refused_parent_changes_nothing():
+    child, parent = fcn16s(3, 2, width=4, **SMALL), fcn32s(3, 3, width=4, **SMALL)  # the trunk would fit
+    before = {name: value.clone() for name, value in child.state_dict().items()}
+    with pytest.raises(InputError, match="build both with the same num_classes"):
+        child.from_parent(parent)
+    assert all(torch.equal(value, before[name]) for name, value in child.state_dict().items())
 
 
 @pytest.mark.parametrize(

@@ -322,6 +322,8 @@ def test_googlenet_becomes_an_fcn(tmp_path: Path) -> None:
     foreign = read_classifier(tmp_path / "g.pth", model="fcn32s", num_classes=3)
     model = build_foreign(foreign)
     assert foreign.options == {"backbone": "googlenet"}
+    # Behind this normalisation colours 0..1 are what torchvision's `transform_input` makes of ImageNet's.
+    assert foreign.mean == foreign.std == (0.5, 0.5, 0.5)
     assert torch.equal(model.trunk.net.inception5b.branch1.conv.weight, state["inception5b.branch1.conv.weight"])
 
 

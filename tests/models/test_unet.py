@@ -248,6 +248,7 @@ def test_one_value_per_channel_in_training_is_an_input_error():
         ({"variant": "b"}, "option variant='b' of unet without an encoder"),
         ({"padding": "reflect"}, "option padding='reflect'"),
         ({"final": "x"}, "option final='x'"),
+        ({"final": "transposed", "encoder": "resnet18"}, "option final='transposed' of unet without a head_stride"),
         ({"width": 0}, "option width=0"),
         ({"depth": 1}, "option depth=1"),
         ({"dropout": 1.0}, r"option dropout=1\.0"),

@@ -245,7 +245,9 @@ def test_crops_and_batches_fit_the_memory() -> None:
     half = replace(CPU, memory_bytes=int(full / 2 / MEMORY_SHARES["cpu"]) + 1)
     made = plan(machine=half, memory=takes)
     assert made["batch_size"] == 2 and made["crop"] == [180, 240]
-    assert "would take about 0.2 GB of memory" in next(x.reason for x in made.lines if x.setting == "batch_size")
+    reasons = {line.setting: line.reason for line in made.lines}
+    assert "4 of 180x240 would take about 0.2 GB of memory" in reasons["batch_size"]
+    assert "memory" not in reasons["crop"], "the crop is as it was"
     little = plan(machine=replace(half, memory_bytes=half.memory_bytes // 2), memory=takes)
     assert little["batch_size"] == 2 and little["crop"] == [96, 128]
     given = {"crop": [180, 240], "batch_size": 4}

@@ -127,8 +127,8 @@ def train(
         on_event: called with each event of log.jsonl, and with phases and progress.
         settings: loss, class_weights, batch_size, crop (h, w), scale, learning_rate, optimizer, schedule, options,
             precision, device, devices, patience, ...: the fields of `TrainConfig`. `start_from` takes a run or a bundle
-            whose weights to start from: the same model, or for FCN the next coarser one; with `start_from_partial`
-            whatever tensors fit.
+            whose weights to start from: the same model, or for FCN a coarser one; with `start_from_partial` whatever
+            tensors fit.
     Raises:
         InputError: broken data, impossible settings, a run in `out` already.
         NonFiniteLossError: the loss became NaN or infinite.
@@ -165,6 +165,7 @@ def evaluate(
     tta: bool = False,
     samples: int = 0,
     prune_level: int | None = None,
+    output_stride: int | None = None,
     device: str | None = None,
     on_event: OnEvent | None = None,
     **reading: Any,
@@ -175,10 +176,12 @@ def evaluate(
         bundle: a run or a bundle.
         data: data set; None takes the one that the run was trained on.
         split: "train", "val" or "test".
-        out: results folder; default evaluation/SPLIT beside the bundle, SPLIT-L2 where pruned to level 2.
+        out: results folder; default evaluation/SPLIT beside the bundle, SPLIT-L2 where pruned to level 2, SPLIT-OS8 at
+            output stride 8.
         tta: average over mirror images of the kinds that the model was trained with; refused where there are none.
         samples: average over this many passes with dropout on; refused for models without.
         prune_level: score only this part, 1 to 4, of a U-Net++ trained with deep supervision.
+        output_stride: run a DeepLab v3 or v3+ at this stride, with the same weights.
     """
     tell = on_event or _silent
     folder = find_bundle(bundle)
@@ -189,11 +192,13 @@ def evaluate(
     def on_image(done: int, total: int, name: str) -> None:
         tell({"kind": "progress", "done": done, "total": total, "text": name})
 
-    name = split if prune_level is None else f"{split}-L{prune_level}"
+    name = split + ("" if prune_level is None else f"-L{prune_level}")
+    name += "" if output_stride is None else f"-OS{output_stride}"
     where = Path(out) if out is not None else home / "evaluation" / name
-    predictor = load(folder, device=device, prune_level=prune_level)
+    way: dict[str, Any] = {"prune_level": prune_level, "output_stride": output_stride}
+    predictor = load(folder, device=device, **way)
     result = evaluate_split(predictor, dataset, split, where, tta=tta, dropout_samples=samples, on_image=on_image)
-    result = {**result, "data": str(dataset.root), "bundle": str(folder)}
+    result = {**result, "data": str(dataset.root), "bundle": str(folder), **way}
     write_json(where / "scores.json", result)
     return Evaluation(where, result)
 
@@ -228,6 +233,7 @@ def predict(
     samples: int = 0,
     seed: int = 0,
     prune_level: int | None = None,
+    output_stride: int | None = None,
     device: str | None = None,
     on_event: OnEvent | None = None,
 ) -> Predictions:
@@ -242,13 +248,14 @@ def predict(
         overwrite: do again what is done; otherwise files whose results are there are skipped.
         samples: average over this many passes with dropout on, drawn from `seed`; refused for models without.
         prune_level: use only this part, 1 to 4, of a U-Net++ trained with deep supervision.
+        output_stride: run a DeepLab v3 or v3+ at this stride, with the same weights.
     Raises:
         InputError: no image found, a file that cannot be read, an output that cannot be written.
     """
     tell = on_event or _silent
     listed = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     images = [image for one in listed for image in open_images(one)]
-    predictor = load(bundle, device=device, prune_level=prune_level)
+    predictor = load(bundle, device=device, prune_level=prune_level, output_stride=output_stride)
 
     def on_image(done: int, total: int, name: str) -> None:
         tell({"kind": "progress", "done": done, "total": total, "text": name})

@@ -225,6 +225,7 @@ def evaluate(
     tta: opt.Augment = False,
     samples: opt.Samples = None,
     prune_level: opt.PruneLevel = None,
+    output_stride: opt.OutputStride = None,
     out: opt.Out = None,
     format: opt.Format = None,
     classes: opt.Classes = None,
@@ -239,7 +240,8 @@ def evaluate(
 
     with progress_events() as on_event:
         settings = opt.chosen(context.params, opt.DATA_SETTINGS)
-        settings |= opt.chosen({"prune_level": prune_level, "samples": samples})
+        way = {"prune_level": prune_level, "output_stride": output_stride, "samples": samples}
+        settings |= opt.chosen(way)
         result = api.evaluate(run, data, split=split, out=out, tta=tta, on_event=on_event, **settings)
     if as_json:
         return print_document({"path": result.path, **result.scores})
@@ -265,15 +267,17 @@ def predict(
     samples: opt.Samples = None,
     seed: opt.Seed = None,
     prune_level: opt.PruneLevel = None,
+    output_stride: opt.OutputStride = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """Label every pixel of images: indexed PNGs of the input's size and name, and overlays."""
     from perpixel.apps import api
 
+    way = {"prune_level": prune_level, "output_stride": output_stride, "samples": samples, "seed": seed}
     with progress_events() as on_event:
         result = api.predict(
             run, inputs, out=out, overlays=overlays, probs=probs, uncertainty=uncertainty, overwrite=overwrite, tta=tta,
-            on_event=on_event, **opt.chosen({"prune_level": prune_level, "samples": samples, "seed": seed}),
+            on_event=on_event, **opt.chosen(way),
         )  # fmt: skip
     if as_json:
         return print_document({"out": result.out, "written": result.written, "skipped": result.skipped})

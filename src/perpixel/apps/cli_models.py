@@ -207,7 +207,8 @@ def explain(
 
 def _write_svg(path: Path, text: str) -> None:
     if path.suffix.lower() != ".svg":
-        raise InputError(f"--svg {path}: the drawing is an SVG file, name it {path.with_suffix('.svg')}")
+        name = path.parent / f"{path.stem or 'drawing'}.svg"
+        raise InputError(f"--svg {path}: the drawing is an SVG file, name it {name}")
     write_text(path, text)
 
 

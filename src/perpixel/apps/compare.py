@@ -3,6 +3,7 @@
 DIR/
   settings.json                           what is compared; with it the folder is a comparison
   splits.json  classes.json  check.json   the data as the comparison found them, the same for every model
+  files.json                              a stamp of their files: data that change on the way are noticed
   LABEL/                                  the run folder of each model, as `train` and `evaluate` leave it
   results/LABEL.json                      written once, when a model is done or has failed
   results/LABEL.txt                       what the process of a failed model printed
@@ -14,20 +15,32 @@ Whatever is killed, the same call goes on: a model with a result is done, one wi
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 from perpixel.apps.compare_document import assemble, write_table
-from perpixel.apps.compare_settings import Entry, Settings, entries_of, entry_config, make_settings, result_of
+from perpixel.apps.compare_settings import (
+    Entry,
+    Settings,
+    entries_of,
+    entry_config,
+    make_settings,
+    read_settings,
+    result_of,
+)
 from perpixel.apps.config import parse_duration
-from perpixel.apps.wording import format_duration, one_line
+from perpixel.apps.wording import format_duration, one_line, plural
 from perpixel.errors import InputError
-from perpixel.files import make_folder, read_json, write_json
+from perpixel.files import appending, make_folder, read_json, write_json
 from perpixel.planning import DEFAULT_BUDGET_S
+
+if TYPE_CHECKING:
+    from perpixel.data import Dataset
 
 OnEvent = Callable[[dict[str, Any]], None]
 # How long to wait for an earlier call in the same folder that is just ending.
@@ -83,10 +96,14 @@ def compare(
     Returns:
         Folder, page and compare.json. A model that failed is in it, with the reason; the others are not harmed.
     Raises:
-        InputError: unknown models or options, broken data, another comparison in `out`.
+        InputError: unknown models or options, broken data, another comparison in `out`, settings beside `resume`.
     """
     tell = on_event or (lambda event: None)
     if resume is not None:
+        told = {"data": data, "models": models, "budget": budget, "epochs": epochs, "out": out, "options": options}
+        given = [name for name, value in {**told, **settings}.items() if value is not None]
+        if given:
+            raise InputError(f"{', '.join(given)}: cannot be given with resume, which keeps the comparison's settings")
         return resume_comparison(Path(resume), isolated=isolated, retry=retry, on_event=tell)
     if data is None or models is None:
         raise InputError("data and models: give both, or resume=")
@@ -116,8 +133,14 @@ def run_comparison(folder: Path, settings: Settings, *, isolated: bool, retry: b
     make_folder(folder)
     with _alone(folder) as lock:
         settings = _claim(folder, settings)
-        _prepare_data(folder, settings, on_event)
+        dataset = _prepare_data(folder, settings, on_event)
         waiting = [entry for entry in entries_of(settings) if not _is_done(folder, entry, retry)]
+        if waiting:
+            _check_files(folder, dataset)
+            # What is to be done anew must not be found again as a result, should this be stopped.
+            (folder / "measured.json").unlink(missing_ok=True)
+        for entry in waiting:
+            (folder / "results" / f"{entry.label}.json").unlink(missing_ok=True)
         try:
             for number, entry in enumerate(waiting):
                 tell = _told(on_event, f"{entry.label} ({number + 1} of {len(waiting)})")
@@ -141,22 +164,19 @@ def resume_comparison(folder: Path, *, isolated: bool, retry: bool, on_event: On
     Raises:
         InputError: no comparison there.
     """
-    if not (folder / "settings.json").is_file():
-        raise InputError(f"{folder}: no comparison is here (no settings.json): give the folder that compare made")
-    settings = read_json(folder / "settings.json")
-    return run_comparison(folder, settings, isolated=isolated, retry=retry, on_event=on_event)
+    return run_comparison(folder, read_settings(folder), isolated=isolated, retry=retry, on_event=on_event)
 
 
 def _claim(folder: Path, settings: Settings) -> Settings:
     """Write the settings down, or refuse a folder where others are. Models may be added to the ones there."""
     path = folder / "settings.json"
     if not path.is_file():
-        strange = sorted(entry.name for entry in folder.iterdir() if entry.name != LOCK)
+        strange = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
         if strange:
             raise InputError(f"{folder}: holds other files than a comparison ({strange[0]}): choose another --out")
         write_json(path, settings)
         return settings
-    before: Settings = read_json(path)
+    before = read_settings(folder)
     for what, old, new in _differences(before, settings):
         raise InputError(
             f"{folder}: a comparison with {what} {old} is here, not {new}: go on with it by "
@@ -191,13 +211,13 @@ def _differences(before: Settings, now: Settings) -> Iterator[tuple[str, Any, An
             yield f"the options of {label}", entry["options"] or "none", wanted["options"] or "none"
 
 
-def _prepare_data(folder: Path, settings: Settings, on_event: OnEvent) -> None:
-    """Open and check the data once for all models, and write down what was found. check.json comes last."""
+def _prepare_data(folder: Path, settings: Settings, on_event: OnEvent) -> Dataset:
+    """Open the data, check them once for all models, and write down what was found. check.json comes last."""
     from perpixel.apps.training import check_data, open_data
     from perpixel.data import save_classes, save_splits
 
     if (folder / "check.json").is_file():
-        return
+        return open_data(entry_config(settings, entries_of(settings)[0], folder))
     try:
         dataset = open_data(entry_config(settings, entries_of(settings)[0]))
         result = check_data(dataset, on_event=on_event)
@@ -207,7 +227,30 @@ def _prepare_data(folder: Path, settings: Settings, on_event: OnEvent) -> None:
         raise
     save_splits(dataset, folder / "splits.json")
     save_classes(dataset, folder / "classes.json")
+    write_json(folder / "files.json", {"stamp": _stamp(dataset)})
     write_json(folder / "check.json", result.to_json())
+    return dataset
+
+
+def _stamp(dataset: Dataset) -> str:
+    """A digest of name, size and time of change of every file."""
+    samples = [sample for split in dataset.splits.values() for sample in split]
+    paths = {path for each in samples for path in (*each.images, *(each.mask.paths if each.mask else ()))}
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        facts = path.stat() if path.exists() else None
+        digest.update(f"{path.name} {facts and (facts.st_size, facts.st_mtime_ns)}\n".encode())
+    return digest.hexdigest()
+
+
+def _check_files(folder: Path, dataset: Dataset) -> None:
+    """Refuse to put results on other data beside those that are here."""
+    path = folder / "files.json"
+    if path.is_file() and read_json(path)["stamp"] != _stamp(dataset):
+        raise InputError(
+            f"{folder}: files of the data set have changed since this comparison began, so results would not be "
+            "comparable: compare anew with another --out"
+        )
 
 
 def _is_done(folder: Path, entry: Entry, retry: bool) -> bool:
@@ -239,7 +282,7 @@ def _measure(folder: Path, settings: Settings, on_event: OnEvent, lock: int | No
     path = folder / "measured.json"
     if not done or (path.is_file() and sorted(read_json(path)["speed"]) == sorted(done)):
         return
-    on_event({"kind": "phase", "text": f"Timing the predictions of {len(done)} models, turn by turn"})
+    on_event({"kind": "phase", "text": f"Timing the predictions of {plural(len(done), 'model')}, turn by turn"})
     result = work.perform(folder, work.MEASURE, on_event, lock=lock)
     if result["state"] == "failed":
         on_event({"kind": "phase", "text": f"prediction times could not be taken: {result['reason']}"})
@@ -267,22 +310,30 @@ def _alone(folder: Path) -> Iterator[int]:
     Yields:
         The descriptor that holds it, for a process to inherit.
     Raises:
-        InputError: another call is at work there.
+        InputError: another call is at work there, or nothing can be written there.
     """
-    import fcntl
-
-    with open(folder / LOCK, "w") as file:
-        until = time.monotonic() + LOCK_WAIT_S
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise InputError(
-                        f"{folder}: another perpixel compare is at work here: wait for it, or choose another --out"
-                    ) from None
-                time.sleep(0.2)
-            except OSError:  # a file system without locks
-                break
+    with appending(folder / LOCK):  # tells a folder that cannot be written to
+        pass
+    with open(folder / LOCK, "a", encoding="utf-8") as file:
+        _lock(file, folder)
         yield file.fileno()
+
+
+def _lock(file: IO[str], folder: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows: there nothing keeps two calls apart
+        return
+    until = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise InputError(
+                    f"{folder}: another perpixel compare is at work here: wait for it, or choose another --out"
+                ) from None
+            time.sleep(0.2)
+        except OSError:  # a file system without locks
+            return

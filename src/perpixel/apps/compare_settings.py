@@ -18,7 +18,8 @@ Settings = dict[str, Any]
 
 ALL = "all"
 # Names of the folders beside those of the models.
-RESERVED = ("results", "pictures")
+RESERVED = ("results", "pictures", "measure")
+LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
 # Settings that say how the data are read; the others say how to train.
 READING = ("format", "classes", "splits", "group", "ignore_values", "snap")
 
@@ -68,7 +69,7 @@ def _parse_word(word: str) -> tuple[str, str]:
     label, equals, model = (part.strip() for part in word.partition("="))
     if not equals:
         return label, label
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,39}", label) or label in RESERVED:
+    if not LABEL.fullmatch(label) or label in RESERVED:
         raise InputError(f"label '{label}' of '{word}': give letters, digits and _, as in thin=unet, a letter first")
     return label, model
 
@@ -110,6 +111,8 @@ def make_settings(
     for name in ("classes", "splits"):
         if reading.get(name) is not None:
             reading[name] = str(Path(reading[name]).resolve())
+    if training.get("start_from") is not None:
+        training["start_from"] = str(Path(training["start_from"]).resolve())
     entries = parse_entries(models, options)
     settings = to_document(
         {
@@ -134,6 +137,24 @@ def _named(entry: Entry) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(f"{entry.label}: {error}") from error
+
+
+def read_settings(folder: Path) -> Settings:
+    """The settings that the comparison in `folder` saved.
+
+    Raises:
+        InputError: there is none, or its file is not one that compare wrote.
+    """
+    path = folder / "settings.json"
+    if not path.is_file():
+        raise InputError(f"{folder}: no comparison is here (no settings.json): give the folder that compare made")
+    settings = read_json(path)
+    if not isinstance(settings, dict) or not {"data", "models", "split", "reading", "training"} <= set(settings):
+        raise InputError(f"{path}: not the settings of a comparison: give the folder that compare made")
+    for entry in settings["models"]:  # labels become folders, so none may lead elsewhere
+        if not isinstance(entry, dict) or not LABEL.fullmatch(str(entry.get("label"))):
+            raise InputError(f"{path}: model {entry!r} is none that compare wrote: give the folder that compare made")
+    return settings
 
 
 def entries_of(settings: Settings) -> tuple[Entry, ...]:

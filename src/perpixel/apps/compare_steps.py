@@ -6,13 +6,13 @@ import csv
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from perpixel.apps.compare_settings import entries_of, entry_config, result_of
+from perpixel.apps.compare_settings import entries_of, entry_config, read_settings, result_of
 from perpixel.apps.report_parts import read_log
 from perpixel.apps.wording import is_number
 from perpixel.data import CheckResult, Dataset, Sample, open_dataset
@@ -41,7 +41,7 @@ def train_and_judge(folder: Path, label: str, *, on_event: OnEvent) -> dict[str,
     from perpixel.apps import api
     from perpixel.apps.training import finish_run, train_run
 
-    settings = read_json(folder / "settings.json")
+    settings = read_settings(folder)
     entry = next(each for each in entries_of(settings) if each.label == label)
     config = entry_config(settings, entry, folder)
     run = RunFolder(folder / label)
@@ -112,7 +112,7 @@ def _machine(config: dict[str, Any]) -> str:
 
 def measure(folder: Path, *, on_event: OnEvent) -> dict[str, Any]:
     """Time the predictions of all models that are done and let each predict the same images; writes measured.json."""
-    settings = read_json(folder / "settings.json")
+    settings = read_settings(folder)
     labels = [entry.label for entry in entries_of(settings) if result_of(folder, entry.label)["state"] == "done"]
     reading = {name: settings["reading"][name] for name in ("format", "group", "snap") if name in settings["reading"]}
     dataset = open_dataset(settings["data"], classes=folder / "classes.json", splits=folder / "splits.json", **reading)
@@ -120,7 +120,7 @@ def measure(folder: Path, *, on_event: OnEvent) -> dict[str, Any]:
     device = settings["training"].get("device", "auto")
     speed, size = _time_all(folder, labels, dataset.load_image(samples[0]), device, on_event)
     chosen = choose_images(folder, labels, settings["split"])
-    pictures = list(_side_by_side(folder, labels, dataset, chosen, device, on_event))
+    pictures = _side_by_side(folder, labels, dataset, samples, chosen, device, on_event)
     measured = {"state": "done", "speed": speed, "size": size, "pictures": pictures}
     write_json(folder / "measured.json", measured)
     return measured
@@ -199,14 +199,15 @@ def _side_by_side(
     folder: Path,
     labels: Sequence[str],
     dataset: Dataset,
+    samples: Sequence[Sample],
     chosen: Sequence[tuple[str, str, dict[str, float]]],
     device: str,
     on_event: OnEvent,
-) -> Iterator[dict[str, Any]]:
+) -> list[dict[str, Any]]:
     """Image, truth, and what each model says of it, as files in pictures/."""
     from perpixel.inference import load
 
-    by_name = {sample.name: sample for samples in dataset.splits.values() for sample in samples}
+    by_name = {sample.name: sample for sample in samples}
     rows: list[dict[str, Any]] = []
     loaded: list[tuple[np.ndarray, tuple[int, int]]] = []
     for number, (why, name, scores) in enumerate(chosen, 1):
@@ -221,7 +222,7 @@ def _side_by_side(
             row["predictions"][label] = f"pictures/{number}_by_{label}.png"
             write_png(folder / row["predictions"][label], colourise(label_map, dataset.classes))
         on_event({"kind": "progress", "done": done, "total": len(labels), "text": f"pictures of {label}"})
-    yield from rows
+    return rows
 
 
 def _write_truth(folder: Path, dataset: Dataset, sample: Sample, number: int) -> tuple[np.ndarray, tuple[int, int]]:

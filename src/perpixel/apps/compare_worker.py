@@ -29,11 +29,13 @@ OnEvent = Callable[[dict[str, Any]], None]
 
 # Stands for a label: the last round over all models.
 MEASURE = "--measure"
+# Exit code of a process that SIGKILL, which Windows does not know, has ended.
+KILLED = -9
 # Seconds between the polite and the firm request to end.
 FIRM_AFTER_S = 20.0
 ENDED_BY_SYSTEM = (
     "its process was ended by the system (SIGKILL), as happens when the memory is full: "
-    "use a smaller --batch-size, --crop or --scale"
+    "compare anew, into another folder, with a smaller --batch-size, --crop or --scale"
 )
 
 
@@ -83,7 +85,7 @@ def _in_process(folder: Path, what: str, on_event: OnEvent, lock: int) -> dict[s
             stdout=subprocess.PIPE,
             stderr=errors,
             env={"GOMP_SPINCOUNT": "20000", **os.environ},
-            pass_fds=(lock,),
+            pass_fds=(lock,) if os.name == "posix" else (),
             start_new_session=True,
         ) as process,
     ):
@@ -92,11 +94,12 @@ def _in_process(folder: Path, what: str, on_event: OnEvent, lock: int) -> dict[s
         finally:
             if process.poll() is None:
                 process.kill()
-    if result is None and (stop is not None or process.returncode == 130):
+    if stop is not None or (result is None and process.returncode == 130):
+        # Also where it was done in the same moment: the next call finds its work done.
         raise KeyboardInterrupt(str(stop or "")) from stop
     if result is None:
         ended = f"its process ended with code {process.returncode}: {printed} holds what it printed"
-        result = {"state": "failed", "reason": ENDED_BY_SYSTEM if process.returncode == -signal.SIGKILL else ended}
+        result = {"state": "failed", "reason": ENDED_BY_SYSTEM if process.returncode == KILLED else ended}
     if result["state"] != "failed":
         printed.unlink()
     return result

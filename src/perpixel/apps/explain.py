@@ -55,7 +55,7 @@ def explain(
         bundle: a run or a bundle.
         image: a file, or (H, W, C) / (H, W) of the value range that the training images had. Of a large one the part
             around `pixel`, or around the middle, is looked at: at most 640 pixels a side at the working size.
-        out: HTML file.
+        out: HTML file, or a folder, which gets the file explain.html.
         classes: names of the classes whose maps are shown, "sky,car" or a list; None takes the largest predicted ones.
         pixel: (x, y) whose receptive field is shown; None takes the middle of a small region.
         samples: passes with dropout on; None is 10 where the net has dropout; 0 is none.
@@ -63,11 +63,12 @@ def explain(
         device: "cpu", "cuda", "mps"; None or "auto" takes a GPU where there is one.
     Raises:
         InputError: no bundle, an unreadable image, an unknown class or device, a pixel outside the image, samples of
-            a net without dropout, a page that cannot be written.
+            a net without dropout, a page that cannot be written or has no name of one.
     """
     from perpixel.engine.hardware import find_hardware
 
     tell, began = on_event or (lambda event: None), time.perf_counter()
+    target = _page_path(Path(out))
     folder = find_bundle(bundle)
     predictor = load(folder, device=find_hardware(device or "auto").accelerator)
     array = predictor.as_image(image)
@@ -95,8 +96,15 @@ def explain(
         "seconds": time.perf_counter() - began,
     }
     tell({"kind": "phase", "text": "Drawing the page"})
-    page = write_explanation(Path(out), predictor, view, insight, document)
+    page = write_explanation(target, predictor, view, insight, document)
     return Explanation(page, document)
+
+
+def _page_path(out: Path) -> Path:
+    page = out / "explain.html" if out.is_dir() else out
+    if page.suffix.lower() not in (".html", ".htm"):  # a slip of the pen must not cost the photograph
+        raise InputError(f"--out {out}: the page is an HTML file: give it a name that ends in .html, or a folder")
+    return page
 
 
 def _class_indices(asked: str | Sequence[str] | None, names: Sequence[str]) -> list[int]:

@@ -29,8 +29,8 @@ FADED = 0.25  # of the photograph where nothing changed
 
 
 def write_explanation(out: Path, predictor: Predictor, view: View, insight: Insight, document: Document) -> Path:
-    """Write the page; a folder gets the file explain.html."""
-    return write_page(out / "explain.html" if out.is_dir() else out, render(predictor, view, insight, document))
+    """Write the page."""
+    return write_page(out, render(predictor, view, insight, document))
 
 
 def render(predictor: Predictor, view: View, insight: Insight, document: Document) -> str:

@@ -104,10 +104,13 @@ def import_weights(
 
 
 def _read(source: str, file: str | Path, model: str, number: int | None) -> Foreign:
-    if source == "torchvision":
-        return read_torchvision(file)
     if source == "smp":
         return read_smp(file)
+    if not Path(file).is_file():
+        what = "a folder, where a file is needed" if Path(file).is_dir() else "no such file"
+        raise InputError(f"{file}: {what}: give the state dict, .pth or .safetensors")
+    if source == "torchvision":
+        return read_torchvision(file)
     if number is None:
         raise InputError("--classes is missing: a classifier does not know them: give their number or a classes.json")
     return read_classifier(file, model=model, num_classes=number)

@@ -173,7 +173,9 @@ StartFromPartial = Annotated[
 Loss = Annotated[
     str | None,
     typer.Option(
-        help="ce, focal:gamma=2, dice, ce+dice, 0.5*ce+dice.", show_default=False, rich_help_panel=RECIPE_PANEL
+        help="ce, bce, focal:gamma=2, dice, iou, msssim, hybrid; sums of them as 0.5*ce+dice.",
+        show_default=False,
+        rich_help_panel=RECIPE_PANEL,
     ),
 ]
 ClassWeights = Annotated[
@@ -238,6 +240,10 @@ Samples = Annotated[
 PruneLevel = Annotated[
     int | None,
     typer.Option(help="1 to 4: only this part of a U-Net++ trained with deep supervision: faster.", show_default=False),
+]
+OutputStride = Annotated[
+    int | None,
+    typer.Option(help="8 or 16: run a DeepLab v3 or v3+ at this stride, finer or faster.", show_default=False),
 ]
 
 # Options whose flag is not their parameter's name.

@@ -11,7 +11,15 @@ from typing import Any
 
 from perpixel.apps.report_figures import CASE_PIXELS, SHEET_PIXELS, embed_picture
 from perpixel.apps.report_parts import RunParts
-from perpixel.apps.wording import format_duration, format_interval, format_large, format_rate, format_score, is_number
+from perpixel.apps.wording import (
+    format_duration,
+    format_interval,
+    format_large,
+    format_rate,
+    format_score,
+    format_way,
+    is_number,
+)
 
 MAX_CLASSES = 30  # rows of the heat map; above, the classes with the most pixels are shown
 MAX_CASES = 12
@@ -58,6 +66,8 @@ def view_subtitle(parts: RunParts) -> str:
         words.append(f"evaluated on {Path(str(scores['data'])).name}")  # its name: a report is sent to others
     if is_number(scores.get("num_images")):
         words.append(f"{scores['num_images']:,} {scores.get('split', '')} images")
+    if format_way(scores):
+        words.append(format_way(scores))
     if scores.get("created"):
         words.append(str(scores["created"]).replace("T", " ").replace("+00:00", " UTC"))
     return " · ".join(words)

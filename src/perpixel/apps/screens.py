@@ -22,6 +22,7 @@ from perpixel.apps.wording import (
     format_score,
     format_setting,
     format_share,
+    format_way,
     is_number,
     plural,
     printable,
@@ -150,6 +151,8 @@ def show_scores(console: Console, scores: Mapping[str, Any]) -> None:
     """Headline scores with their intervals, then one row a class, of a scores.json."""
     table = _facts()
     table.add_row("images", f"{format_count(scores.get('num_images'))}  (split {printable(scores.get('split', '?'))})")
+    if format_way(scores):
+        table.add_row("predicted by", format_way(scores))
     intervals = scores.get("intervals") or {}
     for key, title in SCORE_TITLES.items():
         interval = format_interval(intervals.get(key))
@@ -295,11 +298,14 @@ def _table(first: str, *others: str) -> Table:
 
 def show_explanation(console: Console, document: Mapping[str, Any]) -> None:
     """The largest classes of the image, and what the skips of an FCN change."""
-    console.print(f"{document['image']} as {document['model']} sees it", style="bold", markup=False, soft_wrap=True)
+    title = printable(f"{document['image']} as {document['model']} sees it")
+    console.print(title, style="bold", markup=False, soft_wrap=True)
     table = _table("class", "share of the pixels", "uncertainty")
     for row in sorted(document["classes"], key=lambda row: -row["share"])[:EXPLAINED_CLASSES]:
         table.add_row(printable(row["name"]), format_share(row["share"]), format_score(row["uncertainty"]))
     console.print(table)
+    meaning = "uncertainty: mean entropy where the class was chosen, 0 sure to 1 all classes alike"
+    console.print(Text(meaning, style="dim"))
     for skip in document["skips"][1:]:
         console.print(
             f"{skip['name']} (1/{skip['stride']}) changes the class of {format_share(skip['share_changed'])} "

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from perpixel.apps.config import TrainConfig
+from perpixel.apps.wording import plural
 from perpixel.engine.run_folder import RunFolder
 from perpixel.errors import InputError
 from perpixel.inference.bundle import BundleConfig, find_bundle, load_bundle, read_bundle_config
@@ -118,10 +119,12 @@ def compare_data(start: Start, *, channels: int, classes: ClassTable, on_event: 
         )
     theirs, mine = start.config.classes.names, classes.names
     if len(theirs) == len(mine):
-        for index, (there, here) in enumerate(zip(theirs, mine)):
-            if there != here:
-                text = f"Note: class {index} was '{there}' in the training of {start.name}, here it is '{here}'"
-                return on_event({"kind": "phase", "text": f"{text}: its scores start as those of '{there}'"})
+        others = [(index, *names) for index, names in enumerate(zip(theirs, mine)) if names[0] != names[1]]
+        for index, there, here in others[:1]:
+            count = plural(len(others) - 1, "more class has", "more classes have")
+            more = f"; {count} another name" if len(others) > 1 else ""
+            text = f"Note: class {index} was '{there}' in the training of {start.name}, here it is '{here}'"
+            on_event({"kind": "phase", "text": f"{text}: its scores start as those of '{there}'{more}"})
     elif not start.is_partial:
         raise InputError(
             f"{where}: it knows {len(theirs)} classes ({_short(theirs)}), the data have {len(mine)} ({_short(mine)}): "

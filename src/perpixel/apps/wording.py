@@ -73,6 +73,20 @@ def format_duration(seconds: Any) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def format_way(scores: Mapping[str, Any]) -> str:
+    """How the images of a scores.json were predicted, where not by one plain pass of the whole net; else ''."""
+    words = []
+    if is_number(scores.get("prune_level")):
+        words.append(f"pruned to level {scores['prune_level']}")
+    if is_number(scores.get("output_stride")):
+        words.append(f"output stride {scores['output_stride']}")
+    if scores.get("tta"):
+        words.append("mean over mirror images")
+    if is_number(scores.get("dropout_samples")) and scores["dropout_samples"]:
+        words.append(f"mean of {plural(scores['dropout_samples'], 'pass with dropout', 'passes with dropout')}")
+    return ", ".join(words)
+
+
 def format_setting(value: Any) -> str:
     """A setting of any kind on one line: [256, 320] -> '256, 320', {'width': 32} -> 'width 32', None -> 'none'."""
     if value is None or value == {} or value == []:

@@ -56,7 +56,7 @@ def create_encoder(
             variant=variant or "b",
             weights=source,
             output_stride=output_stride,
-            multi_grid=multi_grid or (1,),
+            multi_grid=(1,) if multi_grid is None else multi_grid,
             depth=depth,
         )
     if name in MOBILENET_V3:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from perpixel.errors import InputError
 from perpixel.layers.norm import check_batch_statistics
+
+ONE_VALUE = "more than 1 value per channel"  # torch's words
 
 
 def check_pyramid(name: str, strides: list[int]) -> None:
@@ -64,6 +68,18 @@ class Encoder(nn.Module):
         if self.training and self.has_batch_norm:
             rows, cols = (-(-side // self.multiple) for side in image.shape[-2:])
             check_batch_statistics(image.shape[0], rows, cols)
-        features = self.net(image)
+        features = self._features(image)
         features = list(features.values()) if isinstance(features, dict) else list(features)
         return [feature.permute(0, 3, 1, 2) for feature in features] if self.is_channels_last else features
+
+    def _features(self, image: Tensor) -> Any:
+        """What `net` returns; some normalise inside over a mean of the image, or over fewer cells than strides say."""
+        try:
+            return self.net(image)
+        except ValueError as error:
+            if ONE_VALUE not in str(error):
+                raise
+            raise InputError(
+                f"batch of 1: encoder '{self.name}' has a batch normalisation with one value per channel in training "
+                f"at {image.shape[-2]}x{image.shape[-1]} pixels: use batches of 2 or more images"
+            ) from error

@@ -68,7 +68,9 @@ def _build(name: str, weights: str | None, output_stride: int) -> nn.Module:
         if weights is not None:
             _load(name, net, weights)
     if getattr(net, "transform_input", False):
-        net.transform_input = False  # it would rescale the colours a second time, and only of RGB
+        net.transform_input = (
+            False  # RGB from ImageNet's normalisation to -1..1; here images are normalised by their data
+        )
     return net
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from torch import Tensor
 from perpixel.errors import InputError
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
+# What torch.load raises at files cut short or with bytes changed; a pickle is a program, which fails where it likes.
+DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, LookupError, AssertionError,
+          AttributeError, TypeError, OverflowError, struct.error)  # fmt: skip
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -51,7 +55,7 @@ def _read_torch(source: Path) -> dict[str, Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of odd pickles before it refuses them
             loaded: Any = torch.load(source, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+    except DAMAGE as error:
         raise InputError(f"{source}: cannot be opened as plain weights: {_why_refused(error)}") from error
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):

@@ -6,6 +6,7 @@ import ctypes
 import platform
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -13,11 +14,15 @@ from perpixel.errors import InputError
 
 # glibc mallopt parameters: M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD.
 MALLOPT = ((-1, 2**31 - 1), (-2, 64 * 2**20), (-3, 2**30))
+CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """accelerator "cpu" | "cuda" | "mps"; `name` for people; `has_bf16`: bf16 arithmetic is native."""
+    """accelerator "cpu" | "cuda" | "mps"; `name` for people; `has_bf16`: bf16 arithmetic is native.
+
+    `memory_bytes` are free for use now, 0 where that cannot be told.
+    """
 
     accelerator: str
     name: str
@@ -41,7 +46,7 @@ def find_hardware(device: str = "auto") -> Hardware:
     if cuda and device in ("auto", "cuda"):
         properties = torch.cuda.get_device_properties(0)
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        return Hardware("cuda", properties.name, torch.get_num_threads(), has_bf16, properties.total_memory)
+        return Hardware("cuda", properties.name, torch.get_num_threads(), has_bf16, torch.cuda.mem_get_info(0)[0])
     if mps and device in ("auto", "mps"):
         return Hardware("mps", "Apple GPU", torch.get_num_threads(), False, 0)
     return Hardware("cpu", _cpu_name(), torch.get_num_threads(), _cpu_has_bf16(), _memory_bytes())
@@ -61,12 +66,17 @@ def _cpu_name() -> str:
 
 
 def _memory_bytes() -> int:
-    """Memory that is free for use now, 0 where it cannot be told."""
+    """Memory that is free for use now, 0 where it cannot be told. A container's limit counts as well."""
     try:
         with open("/proc/meminfo", encoding="utf-8") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+            free = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         return 0
+    try:
+        limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+    except (OSError, ValueError):  # no container, or "max": no limit
+        return free
+    return min(free, max(limit - used, 0))
 
 
 def keep_freed_memory() -> None:

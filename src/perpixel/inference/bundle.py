@@ -144,13 +144,16 @@ def read_bundle_config(folder: Path) -> BundleConfig:
     return BundleConfig.from_json(read_json(folder / "config.json"), str(folder / "config.json"))
 
 
-def load_bundle(path: str | Path, *, prune_level: int | None = None) -> tuple[nn.Module, BundleConfig]:
+def load_bundle(
+    path: str | Path, *, prune_level: int | None = None, output_stride: int | None = None
+) -> tuple[nn.Module, BundleConfig]:
     """Read the net (eval mode, fp32, on the CPU) and the config of a bundle or run.
 
     Args:
         prune_level: keep only the part of a U-Net++ that its head of this level needs; the config then says so too.
+        output_stride: run a DeepLab v3 or v3+ at this stride, its dilations rescaled; the config then says so too.
     Raises:
-        InputError: not a bundle, damaged, or a model that cannot be pruned.
+        InputError: not a bundle, damaged, or a model that cannot be pruned or rescaled.
     """
     folder = find_bundle(path)
     config = read_bundle_config(folder)
@@ -159,7 +162,25 @@ def load_bundle(path: str | Path, *, prune_level: int | None = None) -> tuple[nn
     with torch.random.fork_rng(devices=[]):  # building draws initial weights; the caller's generator stays as it was
         model = build_model(config)
     load_weights(model, folder / "model.safetensors")
+    if output_stride is not None:
+        model, config = _at_stride(model, config, output_stride, str(folder))
     return model.eval(), config
+
+
+def _at_stride(
+    model: nn.Module, config: BundleConfig, output_stride: int, where: str
+) -> tuple[nn.Module, BundleConfig]:
+    """The same weights at another output stride, and the options that build them so."""
+    if not hasattr(model, "with_output_stride"):
+        able = ", ".join(name for name, each in MODELS.items() if hasattr(each, "with_output_stride"))
+        raise InputError(
+            f"{where}: output stride {output_stride}: '{config.model}' has one stride, only {able} can change it: "
+            "leave it out"
+        )
+    with torch.random.fork_rng(devices=[]):
+        other = model.with_output_stride(output_stride)  # type: ignore[operator]
+    options = {**config.options, "output_stride": output_stride, "rates": other.rates}
+    return other, replace(config, options=options)
 
 
 def _pruned(config: BundleConfig, level: int, where: str) -> BundleConfig:

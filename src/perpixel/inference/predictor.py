@@ -99,8 +99,8 @@ class Predictor:
             seed: of the dropout. The same seed on the same image, tile and machine gives the same answer.
             on_tile: called with (done, total) windows.
         Raises:
-            InputError: unreadable file, wrong number of channels, not an image array; tta without such training;
-                samples of a model without dropout.
+            InputError: unreadable file, wrong number of channels, not an image array, NaN or infinite values; tta
+                without such training; samples of a model without dropout.
         """
         check_samples(self.model, samples)
         array = self.as_image(image)
@@ -130,7 +130,7 @@ class Predictor:
         """(H, W, C) with the model's channels, from a file or an array.
 
         Raises:
-            InputError: unreadable file, wrong number of channels, not an image array.
+            InputError: unreadable file, wrong number of channels, not an image array, NaN or infinite values.
         """
         where = "image" if isinstance(image, np.ndarray) else str(image)
         array = image if isinstance(image, np.ndarray) else read_image(Path(image))
@@ -140,6 +140,9 @@ class Predictor:
             raise InputError(
                 f"{where}: shape {array.shape}, dtype {array.dtype}: give numbers of shape (height, width, channels)"
             )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            bad = int((~np.isfinite(array)).sum())
+            raise InputError(f"{where}: {bad} of {array.size} values are NaN or infinite: replace them by numbers")
         return self._match_channels(array, where)
 
     def _match_channels(self, array: np.ndarray, where: str) -> np.ndarray:
@@ -174,10 +177,12 @@ class Predictor:
                 ways = [(), *views] * samples
                 return mean_of_passes(self._logits(image.flip(axes)).flip(axes) for axes in ways)
             logits = self._logits(image)
-            if views:
-                mirrored = [self._logits(image.flip(axes)).flip(axes).log_softmax(1) for axes in views]
-                logits = torch.stack([logits.log_softmax(1), *mirrored]).logsumexp(0)
-            return logits
+            if not views:
+                return logits
+            mirrored = (self._logits(image.flip(axes)).flip(axes) for axes in views)
+            if logits.shape[1] == 1:  # the softmax of one logit is 1 whatever it is
+                return mean_of_passes([logits, *mirrored])[0]
+            return torch.stack([logits.log_softmax(1), *(each.log_softmax(1) for each in mirrored)]).logsumexp(0)
 
         return run
 
@@ -238,7 +243,12 @@ def _torch_ready(array: np.ndarray) -> np.ndarray:
 
 
 def load(
-    path: str | Path, *, device: str | None = None, backend: str = "auto", prune_level: int | None = None
+    path: str | Path,
+    *,
+    device: str | None = None,
+    backend: str = "auto",
+    prune_level: int | None = None,
+    output_stride: int | None = None,
 ) -> Predictor:
     """A predictor from a bundle or a finished run.
 
@@ -246,11 +256,12 @@ def load(
         device: "cpu", "cuda", "mps"; None takes a GPU where there is one.
         backend: "auto" or "torch".
         prune_level: 1 to 4 keeps only that part of a U-Net++ trained with deep supervision: smaller and faster.
+        output_stride: 8 or 16 runs a DeepLab v3 or v3+ at this stride: finer, or faster, than it was trained.
     Raises:
         InputError: not a bundle, damaged, an unknown backend, or a model that cannot be pruned.
     """
     if backend not in ("auto", "torch"):
         raise InputError(f"unknown backend '{backend}': choose auto or torch")
-    model, config = load_bundle(path, prune_level=prune_level)
+    model, config = load_bundle(path, prune_level=prune_level, output_stride=output_stride)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return Predictor(model, config, device=chosen)

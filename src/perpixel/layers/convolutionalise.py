@@ -24,6 +24,8 @@ POINTWISE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hards
 TOLERANCE = 1e-4
 # Heads that serve training only.
 AUXILIARY = ("aux1", "aux2", "AuxLogits")
+# (mean, deviation) of ImageNet's red, green and blue, on the scale 0..1.
+IMAGENET_COLOURS = ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))
 
 
 def conv_weight(weight: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
@@ -74,14 +76,28 @@ def convolutionalise(classifier: nn.Module, *, input_size: int | tuple[int, int]
             result that differs from the classifier's.
     """
     size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
-    parts = OrderedDict(_chain(classifier, ""))
+    parts = OrderedDict([*_colours(classifier), *_chain(classifier, "")])
     first = next((part for part in classifier.modules() if isinstance(part, nn.Conv2d)), None)
     if first is None or not any(isinstance(part, nn.Linear) for part in parts.values()):
         raise InputError(f"{type(classifier).__name__} has no convolution or no linear layer: nothing to convert")
-    made = nn.Sequential(OrderedDict(_convert(parts, first.in_channels, size)))
+    made = nn.Sequential(OrderedDict(_convert(parts, first.in_channels, size))).to(first.weight.device)
     made.train(classifier.training)
-    _compare(classifier, made, torch.randn(1, first.in_channels, *size, generator=torch.Generator().manual_seed(0)))
+    image = torch.randn(1, first.in_channels, *size, generator=torch.Generator().manual_seed(0))
+    _compare(classifier, made, image.to(first.weight))
     return made
+
+
+def _colours(classifier: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """As a 1x1 convolution, what torchvision's pretrained GoogLeNet and Inception do to an image first.
+
+    Their weights take colours of -1..1, their callers give ImageNet's normalisation as to every other network.
+    """
+    if not getattr(classifier, "transform_input", False):
+        return
+    conv = nn.Conv2d(3, 3, 1, groups=3)
+    conv.weight.copy_(torch.tensor([2 * deviation for _, deviation in IMAGENET_COLOURS]).reshape(3, 1, 1, 1))
+    conv.bias.copy_(torch.tensor([2 * mean - 1 for mean, _ in IMAGENET_COLOURS]))  # type: ignore[union-attr]
+    yield "colours", conv
 
 
 def _chain(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
@@ -158,14 +174,14 @@ def _norm_on_maps(norm: nn.BatchNorm1d) -> nn.BatchNorm2d:
 
 
 def _compare(classifier: nn.Module, made: nn.Module, image: Tensor) -> None:
-    was_training = classifier.training
-    classifier.eval()
-    made.eval()
-    expected, answer = classifier(image), made(image)
-    classifier.train(was_training)
-    made.train(was_training)
+    modes = {part: part.training for net in (classifier, made) for part in net.modules()}
+    try:
+        expected, answer = classifier.eval()(image), made.eval()(image)
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
     is_single = answer.shape[2:] == (1, 1)
-    if not is_single or (answer[..., 0, 0] - expected).abs().max() > TOLERANCE * expected.abs().max():
+    if not is_single or not (answer[..., 0, 0] - expected).abs().max() <= TOLERANCE * expected.abs().max():
         raise InputError(
             f"{type(classifier).__name__} does not run its children in order, so its convolutional form would answer "
             "otherwise: pass the layers as one nn.Sequential"

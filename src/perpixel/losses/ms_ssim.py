@@ -80,11 +80,27 @@ def _blur(maps: Tensor) -> Tensor:
         length = min(WINDOW, maps.shape[axis])
         places = torch.arange(length, device=maps.device, dtype=maps.dtype) - (length - 1) / 2
         kernel = torch.exp(-places.square() / (2 * SIGMA**2))
-        shape = [1] * maps.ndim
-        shape[axis] = length
-        kernel = (kernel / kernel.sum()).view(shape)
-        maps = conv(maps, kernel.expand(channels, *shape[1:]), groups=channels)
+        kernel = kernel / kernel.sum()
+        if maps.device.type == "cpu":
+            shape = [1] * maps.ndim
+            shape[axis] = length
+            maps = conv(maps, kernel.view(shape).expand(channels, *shape[1:]), groups=channels)
+        else:
+            maps = _weighted_sum(maps, kernel, axis)
     return maps
+
+
+def _weighted_sum(maps: Tensor, kernel: Tensor, axis: int) -> Tensor:
+    """The same as a convolution along `axis`, in full fp32.
+
+    A GPU convolves fp32 maps in TF32, 10 bits of mantissa: the variance, a small difference of large means, would
+    come out negative where a map is flat.
+    """
+    count = maps.shape[axis] - len(kernel) + 1
+    total = kernel[0] * maps.narrow(axis, 0, count)
+    for place in range(1, len(kernel)):
+        total = total + kernel[place] * maps.narrow(axis, place, count)
+    return total
 
 
 def _power(mean: Tensor, exponent: float) -> Tensor:

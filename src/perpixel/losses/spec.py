@@ -99,7 +99,8 @@ def _build_term(
     options = known.difference(_SHARED)
     for name, value in term.options.items():
         if name not in options:
-            raise InputError(f"loss '{term.name}' has no option '{name}'{did_you_mean(name, options)}")
+            known_ones = did_you_mean(name, options) if options else ": it takes none"
+            raise InputError(f"loss '{term.name}' has no option '{name}'{known_ones}")
         _check_type(term.name, name, value, inspect.signature(table[term.name]).parameters[name])
     shared = {"class_weights": class_weights, "ignore_index": ignore_index}
     return table[term.name](**term.options, **{key: shared[key] for key in _SHARED if key in known})

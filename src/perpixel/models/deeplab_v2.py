@@ -28,9 +28,12 @@ from perpixel.layers import classifier_normal_, he_normal_, pad_to_multiple, res
 from perpixel.models.aspp import check_rates
 from perpixel.models.card import Card, Count
 from perpixel.models.deeplab_vgg import DeepLabVGG, load_thinned
+from perpixel.models.dilated_encoder import encoder_parts
 from perpixel.models.vgg import fc_layers
 
 STRIDE = 8
+FC_CHANNELS, DROPOUT = 1024, 0.5  # over VGG16
+SCALES = (1.0, 0.75, 0.5)
 SCALE_PARTS = 4  # the scales are quarters: sides of 32k + 1 are sides of 8j + 1 at every one
 
 CARD = Card(
@@ -109,14 +112,15 @@ class DeepLabV2(nn.Module):
         weights: str | Path | None = None,
         rates: Sequence[int] = (6, 12, 18, 24),
         multi_scale: bool = False,
-        scales: Sequence[float] = (1.0, 0.75, 0.5),
+        scales: Sequence[float] = SCALES,
         frozen_norm: bool = False,
         align_corners: bool = True,
-        fc_channels: int = 1024,
-        dropout: float = 0.5,
+        fc_channels: int = FC_CHANNELS,
+        dropout: float = DROPOUT,
     ) -> None:
         super().__init__()
         _check(backbone, variant, rates, scales, frozen_norm, fc_channels, dropout)
+        _check_used(backbone, multi_scale, scales, fc_channels, dropout)
         self.rates, self.align_corners, self.frozen_norm = list(rates), align_corners, frozen_norm
         self.scales = list(scales) if multi_scale else [1.0]
         self.aux_weights: tuple[float, ...] = (1.0,) * len(scales) if multi_scale else ()
@@ -160,7 +164,7 @@ class DeepLabV2(nn.Module):
     def stages(self) -> dict[str, nn.Module]:
         """The parts that `describe` lists, in the paper's order."""
         if isinstance(self.trunk, Encoder):
-            trunk = {f"encoder {name}": part for name, part in self.trunk.net.named_children()}
+            trunk = encoder_parts(self.trunk)
         else:
             trunk = dict(self.trunk.named_children())
         return trunk | {f"ASPP rate {rate}": branch for rate, branch in zip(self.rates, self.aspp)}
@@ -231,3 +235,12 @@ def _check(
         raise InputError(f"option fc_channels={fc_channels} of deeplab_v2: it must be at least 1")
     if not 0 <= dropout < 1:
         raise InputError(f"option dropout={dropout} of deeplab_v2: it is a probability, from 0 to below 1")
+
+
+def _check_used(backbone: str, multi_scale: bool, scales: Sequence[float], fc_channels: int, dropout: float) -> None:
+    """Refuse options that this form of the network would not look at."""
+    if not multi_scale and tuple(scales) != SCALES:
+        raise InputError(f"option scales={list(scales)} of deeplab_v2 without multi_scale: add multi_scale=true")
+    if backbone != "vgg16" and (fc_channels != FC_CHANNELS or dropout != DROPOUT):
+        option = f"fc_channels={fc_channels}" if fc_channels != FC_CHANNELS else f"dropout={dropout}"
+        raise InputError(f"option {option} of deeplab_v2 with backbone={backbone!r}: it is for vgg16: leave it out")

@@ -25,9 +25,9 @@ from perpixel.layers import ConvNormAct, classifier_normal_, he_normal_
 from perpixel.models.aspp import ASPP, check_rates, rates_at
 from perpixel.models.card import Card, Count
 from perpixel.models.dilated_encoder import (
+    aux_feature,
     dilated_encoder,
     encoder_parts,
-    feature_at,
     fit_image,
     is_own_resnet,
     logits_of,
@@ -84,7 +84,8 @@ class DeepLabV3(nn.Module):
         cascaded: blocks 5, 6 and 7, copies of the last one with growing dilation, in place of the pyramid.
         separable: depthwise separable 3x3 branches; in torchvision's head without normalisation in between.
         dropout: behind the pyramid; None is 0, in torchvision's head 0.5.
-        aux: an FCN head on the deepest map of stride 8 before the last one, in training.
+        aux: an FCN head on a ResNet's stage 3, or on another backbone's deepest map of stride 8 before the last one, in
+            training.
         align_corners: how scores are interpolated; None is true, in torchvision's head false.
     Raises:
         InputError: an option out of range, or one that the encoder cannot take.
@@ -114,7 +115,7 @@ class DeepLabV3(nn.Module):
     ) -> None:
         super().__init__()
         is_paper = head == "paper"
-        _check(head, output_stride, channels, dropout, cascaded)
+        _check(head, output_stride, channels, dropout, cascaded, separable)
         output_stride = output_stride or (16 if is_paper else 8)
         rates = list(rates_at(output_stride) if rates is None else rates)
         check_rates("deeplab_v3", rates)
@@ -150,7 +151,7 @@ class DeepLabV3(nn.Module):
         classifier_normal_(self.classifier)
         self.aux_weights: tuple[float, ...] = ()
         if aux:
-            self.aux_index = feature_at(self.encoder, 8, "aux=true of deeplab_v3")
+            self.aux_index = aux_feature(self.encoder, is_resnet=is_resnet, model="aux=true of deeplab_v3")
             self.aux_head = FCNHead(self.encoder.channels[self.aux_index], num_classes)
             self.aux_weights = (AUX_WEIGHT,)
 
@@ -169,10 +170,16 @@ class DeepLabV3(nn.Module):
         """A copy with the same weights at another output stride, all dilations rescaled; its mode is this one's.
 
         Raises:
-            InputError: the encoder cannot take the stride, or the rates cannot be halved.
+            InputError: the encoder cannot take the stride, the rates cannot be halved, or the auxiliary head would
+                stand on another map.
         """
         rates = rescaled_rates(self.rates, self.output_stride, output_stride, "deeplab_v3")
         other = DeepLabV3(**self._rebuild, rates=rates, output_stride=output_stride)
+        if self.aux_weights and other.aux_index != self.aux_index:
+            raise InputError(
+                f"output_stride {output_stride} of deeplab_v3 with aux=true and encoder '{self.encoder.name}': the "
+                "auxiliary head would stand on another map: choose a ResNet with a variant, or build without aux"
+            )
         other.load_state_dict(self.state_dict())
         return other.to(self.classifier.weight).train(self.training)
 
@@ -230,7 +237,9 @@ def rescaled_rates(rates: Sequence[int], old: int, new: int, model: str) -> list
     return [rate * old // new for rate in rates]
 
 
-def _check(head: str, output_stride: int | None, channels: int, dropout: float | None, cascaded: bool) -> None:
+def _check(
+    head: str, output_stride: int | None, channels: int, dropout: float | None, cascaded: bool, separable: bool
+) -> None:
     if head not in HEADS:
         raise InputError(f"option head={head!r} of deeplab_v3: choose 'paper' or 'torchvision'")
     if output_stride is not None and output_stride not in OUTPUT_STRIDES:
@@ -241,3 +250,6 @@ def _check(head: str, output_stride: int | None, channels: int, dropout: float |
         raise InputError(f"option dropout={dropout} of deeplab_v3: it is a probability, from 0 to below 1")
     if cascaded and head != "paper":
         raise InputError(f"options cascaded=true and head={head!r} of deeplab_v3 exclude each other: leave one out")
+    if cascaded and (separable or dropout is not None):
+        option = "separable=true" if separable else f"dropout={dropout}"
+        raise InputError(f"option {option} of deeplab_v3 with cascaded=true: it is for the pyramid: leave it out")

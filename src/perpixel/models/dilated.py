@@ -32,6 +32,7 @@ SCORE_BIAS = 3.0  # the same for every class: it cancels in the softmax
 CONTEXTS = ("basic", "large", "none")
 # Of the 3x3 layers; a 1x1 layer comes last and is counted too. 8 is the paper's, 10 for Cityscapes, 7 for KITTI.
 CONTEXT_DILATIONS = {7: (1, 1, 2, 4, 8, 1), 8: (1, 1, 2, 4, 8, 16, 1), 10: (1, 1, 2, 4, 8, 16, 32, 64, 1)}
+PAPER_LAYERS = 8
 WIDEST = 32  # times the classes, in the large context
 IDENTITY_NOISE = 0.01  # of the large context's start, relative to the weights of the identity
 
@@ -208,7 +209,7 @@ class DilatedNet(nn.Module):
         num_classes: int = 21,
         *,
         context: str = "basic",
-        context_layers: int = 8,
+        context_layers: int = PAPER_LAYERS,
         weights: str | Path | None = None,
         width: int = VGG16_WIDTH,
         fc_channels: int = 4096,
@@ -262,6 +263,10 @@ def _check(context: str, context_layers: int, width: int, fc_channels: int, drop
         raise InputError(f"option context={context!r} of dilated: choose 'basic', 'large' or 'none'")
     if context_layers not in CONTEXT_DILATIONS:
         raise InputError(f"option context_layers={context_layers} of dilated: choose 8, 10 (Cityscapes) or 7 (KITTI)")
+    if context == "none" and context_layers != PAPER_LAYERS:
+        raise InputError(
+            f"option context_layers={context_layers} of dilated with context='none': leave one of them out"
+        )
     for option, value in (("width", width), ("fc_channels", fc_channels)):
         if value < 1:
             raise InputError(f"option {option}={value} of dilated: it must be at least 1")

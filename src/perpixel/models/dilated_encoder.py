@@ -41,7 +41,7 @@ def dilated_encoder(
     if is_own_resnet(encoder, variant):
         return resnet_encoder(
             encoder, in_channels=in_channels, variant=variant or "b", weights=weights, output_stride=output_stride,
-            multi_grid=multi_grid or (1,), keep_first=bool(keep_first),
+            multi_grid=(1,) if multi_grid is None else multi_grid, keep_first=bool(keep_first),
         )  # fmt: skip
     given = {"multi_grid": multi_grid and list(multi_grid), "keep_first": keep_first}
     for option, value in given.items():
@@ -76,6 +76,18 @@ def feature_at(encoder: Encoder, stride: int, model: str) -> int:
             "choose another encoder or output_stride"
         )
     return found[-1]
+
+
+def aux_feature(encoder: Encoder, *, is_resnet: bool, model: str) -> int:
+    """Index of the feature that an auxiliary head stands on.
+
+    Stage 3 of a ResNet, whatever the output stride, so that weights of one fit the other; of other encoders the
+    deepest feature at stride 8 but the last.
+
+    Raises:
+        InputError: the encoder has none.
+    """
+    return len(encoder.channels) - 2 if is_resnet else feature_at(encoder, 8, model)
 
 
 def encoder_parts(encoder: Encoder) -> dict[str, nn.Module]:

@@ -1,7 +1,8 @@
 """FCN: a classifier turned into convolutions, its class scores upsampled and summed over three depths.
 
 Long, Shelhamer, Darrell, "Fully convolutional networks for semantic segmentation", CVPR 2015 and PAMI 2017, as in
-the authors' release: first padding 100, pools rounding up, alignment by cropping, all upsamplers frozen.
+the authors' release: first padding 100, pools rounding up, alignment by cropping. The last upsampler is frozen, the x2
+ones are learned, as the CVPR paper has it.
 
     image -> ... pool3 -> ... pool4 -> ... pool5 -> fc6 -> fc7 -> score
                    |            |                                  x2
@@ -35,7 +36,7 @@ from perpixel.layers import BilinearUpsample, crop_like, he_normal_, transposed_
 from perpixel.models.card import Card, Count
 from perpixel.models.fcn_trunks import IMAGE_GRID, GoogLeNetTrunk, Grid, Trunk, create_trunk
 from perpixel.models.fcn_weights import load_classifier
-from perpixel.models.vgg import VGG16_WIDTH
+from perpixel.models.vgg import VGG16_WIDTH, fc_layers
 
 AT_ONCE_SCALES = (0.01, 0.0001)
 SKIPS_OF_STRIDE = {32: 0, 16: 1, 8: 2}
@@ -76,23 +77,26 @@ FCN16S_CARD = replace(
     FCN32S_CARD,
     title="FCN-16s",
     counts=(
-        Count("VGG16, 21 classes", 134_357_354),
-        Count("AlexNet (CaffeNet), 21 classes", 56_959_658, options={"backbone": "alexnet"}),
-        Count("GoogLeNet, 21 classes", 5_638_922, options={"backbone": "googlenet"}),
+        Count("VGG16, 21 classes", 134_364_410),
+        Count("VGG16, 21 classes, all upsamplers frozen", 134_357_354, options={"learned_upsampling": False}),
+        Count("AlexNet (CaffeNet), 21 classes", 56_963_627, options={"backbone": "alexnet"}),
+        Count("GoogLeNet, 21 classes", 5_645_978, options={"backbone": "googlenet"}),
     ),
     scores=("VOC 2011 val mIoU 62.4 (CVPR), 65.0 (release)",),
     deviations=(
         *DEVIATIONS,
-        "The x2 upsamplers are frozen as in the release; the CVPR text trains them (learned_upsampling=True).",
+        "The x2 upsamplers are learned from their bilinear start, as the CVPR text says; the release freezes them as "
+        "well (learned_upsampling=False).",
     ),
 )
 FCN8S_CARD = replace(
     FCN16S_CARD,
     title="FCN-8s",
     counts=(
-        Count("VGG16, 21 classes", 134_362_751),
-        Count("AlexNet (CaffeNet), 21 classes", 56_961_695, options={"backbone": "alexnet"}),
-        Count("GoogLeNet, 21 classes", 5_649_023, options={"backbone": "googlenet"}),
+        Count("VGG16, 21 classes", 134_376_863),
+        Count("VGG16, 21 classes, all upsamplers frozen", 134_362_751, options={"learned_upsampling": False}),
+        Count("AlexNet (CaffeNet), 21 classes", 56_969_633, options={"backbone": "alexnet"}),
+        Count("GoogLeNet, 21 classes", 5_660_048, options={"backbone": "googlenet"}),
     ),
     scores=(
         "VOC 2011 val mIoU 62.7 (CVPR), 65.5 (release)",
@@ -173,7 +177,7 @@ class FCN(nn.Module):
             file of CaffeNet's tensors, conv1.weight to fc7.bias.
         width: channels of VGG16's first block, the other blocks in proportion; 64 in the paper. Fewer make a small net
             for tests and small machines. The other backbones have one width.
-        fc_channels: of fc6 and fc7; 4096 in the paper.
+        fc_channels: of fc6 and fc7, which GoogLeNet does not have; 4096 in the paper.
         dropout: after fc6 and fc7.
         learned_upsampling: train the x2 upsamplers from their bilinear start (CVPR text); False freezes them
             (the authors' release). The last one is frozen either way.
@@ -196,7 +200,7 @@ class FCN(nn.Module):
         width: int = VGG16_WIDTH,
         fc_channels: int = 4096,
         dropout: float = 0.5,
-        learned_upsampling: bool = False,
+        learned_upsampling: bool = True,
         skip_scales: Sequence[float] = (1.0, 1.0),
     ) -> None:
         super().__init__()
@@ -265,6 +269,7 @@ class FCN(nn.Module):
                     f"parent's '{name}' is {tuple(value.shape)}, here {tuple(mine[name].shape)}: "
                     "build both with the same num_classes, in_channels, fc_channels and learned_upsampling"
                 )
+        for name, value in theirs.items():  # all of them or none
             mine[name].copy_(value)
         return self
 
@@ -302,7 +307,7 @@ def fcn16s(
     width: int = VGG16_WIDTH,
     fc_channels: int = 4096,
     dropout: float = 0.5,
-    learned_upsampling: bool = False,
+    learned_upsampling: bool = True,
 ) -> FCN:
     """FCN-16s: the scores of pool4, or of its like in another backbone, added at stride 16."""
     return FCN(
@@ -320,7 +325,7 @@ def fcn8s(
     width: int = VGG16_WIDTH,
     fc_channels: int = 4096,
     dropout: float = 0.5,
-    learned_upsampling: bool = False,
+    learned_upsampling: bool = True,
 ) -> FCN:
     """FCN-8s: the scores of pool4 and pool3, or of their like, added at strides 16 and 8."""
     return FCN(
@@ -338,7 +343,7 @@ def fcn8s_atonce(
     width: int = VGG16_WIDTH,
     fc_channels: int = 4096,
     dropout: float = 0.5,
-    learned_upsampling: bool = False,
+    learned_upsampling: bool = True,
 ) -> FCN:
     """FCN-8s trained in one stage: pool4 and pool3 scaled down, so that all scores get gradients of one size."""
     return FCN(
@@ -351,14 +356,7 @@ def _head(trunk: Trunk, channels: int, dropout: float) -> nn.Sequential:
     """fc6 and fc7 as convolutions; empty where the trunk is scored directly."""
     if not trunk.fc_kernel:
         return nn.Sequential()
-    head = nn.Sequential()
-    head.add_module("fc6", nn.Conv2d(trunk.out_channels, channels, trunk.fc_kernel))
-    head.add_module("relu6", nn.ReLU(inplace=True))
-    head.add_module("drop6", nn.Dropout(dropout))
-    head.add_module("fc7", nn.Conv2d(channels, channels, 1))
-    head.add_module("relu7", nn.ReLU(inplace=True))
-    head.add_module("drop7", nn.Dropout(dropout))
-    return head
+    return fc_layers(trunk.out_channels, channels, trunk.fc_kernel, dilation=1, padding=0, dropout=dropout)
 
 
 def _check(

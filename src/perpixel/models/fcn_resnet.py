@@ -19,9 +19,9 @@ from perpixel.errors import InputError
 from perpixel.layers import ConvNormAct, classifier_normal_, he_normal_
 from perpixel.models.card import Card, Count
 from perpixel.models.dilated_encoder import (
+    aux_feature,
     dilated_encoder,
     encoder_parts,
-    feature_at,
     fit_image,
     is_own_resnet,
     logits_of,
@@ -75,7 +75,8 @@ class FCNResNet(nn.Module):
         output_stride: 8, 16 or 32.
         variant: of the ResNet; None takes timm's.
         dropout: of values, before the classifiers.
-        aux: a second head on the deepest map of stride 8 before the last one, in training.
+        aux: a second head on a ResNet's stage 3, or on another backbone's deepest map of stride 8 before the last one,
+            in training.
         align_corners: how the scores are interpolated.
     Raises:
         InputError: an option out of range, or an encoder that cannot be dilated.
@@ -107,7 +108,8 @@ class FCNResNet(nn.Module):
         self.head = FCNHead(self.encoder.channels[-1], num_classes, dropout)
         self.aux_weights: tuple[float, ...] = ()
         if aux:
-            self.aux_index = feature_at(self.encoder, 8, "aux=true of fcn_resnet")
+            is_resnet = is_own_resnet(encoder, variant)
+            self.aux_index = aux_feature(self.encoder, is_resnet=is_resnet, model="aux=true of fcn_resnet")
             self.aux_head = FCNHead(self.encoder.channels[self.aux_index], num_classes, dropout)
             self.aux_weights = (AUX_WEIGHT,)
 

@@ -25,7 +25,7 @@ from perpixel.encoders import Encoder, create_encoder
 from perpixel.errors import InputError
 from perpixel.layers import BilinearUpsample, classifier_normal_, he_normal_, pad_to_least
 from perpixel.models.card import Card, Count
-from perpixel.models.dilated_encoder import fit_image
+from perpixel.models.dilated_encoder import encoder_parts, fit_image
 from perpixel.models.unet_parts import ContractingPath, Step, UpStage, encoder_steps, paper_steps
 from perpixel.models.valid_sizes import ValidSizes
 
@@ -51,6 +51,8 @@ VALID_CARD = Card(
     ),
     deviations=(
         "The paper says that there is dropout at the end of the contracting path, not how much: 0.5 here.",
+        "The authors' Caffe files, as far as we remember them, have a ReLU behind each up-convolution and dropout on "
+        "the two deepest stages; the paper's text has neither, nor has this.",
         "Tiles of sizes other than 16m + 60 are refused with the two nearest ones; the paper asks for even sizes at "
         "every pool, which is the same.",
     ),
@@ -128,7 +130,7 @@ class UNet(nn.Module):
         super().__init__()
         _check_choices(up=up, padding=padding, final=final)
         _check_ranges(width, depth, dropout)
-        _check_combination(encoder, weights, decoder_channels, head_stride, padding)
+        _check_combination(encoder, weights, decoder_channels, head_stride, final, padding)
         _check_form(encoder, variant, head_kernel, padding)
         self.valid_sizes = ValidSizes(pools=depth - 1) if padding == "valid" else None
         self.margin = self.valid_sizes.margin if self.valid_sizes else 0
@@ -167,10 +169,9 @@ class UNet(nn.Module):
         """The parts that `describe` lists, in the paper's order."""
         if isinstance(self.encoder, ContractingPath):
             down = {f"down {number}": stage for number, stage in enumerate(self.encoder.stages, start=1)}
-        elif isinstance(self.encoder, Encoder) and not self.encoder.is_channels_last:
-            down = {f"encoder {name}": part for name, part in self.encoder.net.named_children()}
         else:
-            down = {"encoder": self.encoder}
+            assert isinstance(self.encoder, Encoder)
+            down = encoder_parts(self.encoder)
         ups = {f"up {number}": stage for number, stage in enumerate(self.decoder, start=1)}
         return down | ups | {"head": self.head, "final": self.final}
 
@@ -257,10 +258,15 @@ def _check_combination(
     weights: str | Path | None,
     decoder_channels: Sequence[int] | None,
     head_stride: int,
+    final: str,
     padding: str,
 ) -> None:
     if head_stride not in (1, 2, 4):
         raise InputError(f"option head_stride={head_stride} of unet: choose 1, 2 or 4")
+    if final != "bilinear" and head_stride == 1:
+        raise InputError(
+            f"option final={final!r} of unet without a head_stride: add head_stride=2 or 4, or leave it out"
+        )
     if decoder_channels is not None and (not decoder_channels or min(decoder_channels) < 1):
         raise InputError(f"option decoder_channels={decoder_channels} of unet: give widths from 1 on, coarse to fine")
     if encoder is not None:

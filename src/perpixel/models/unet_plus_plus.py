@@ -30,6 +30,7 @@ from perpixel.encoders import Encoder, create_encoder
 from perpixel.errors import InputError
 from perpixel.layers import classifier_normal_, he_normal_, pad_to_least, pad_to_multiple, resize_like
 from perpixel.models.card import Card, Count
+from perpixel.models.dilated_encoder import encoder_parts
 from perpixel.models.unet_plus_plus_parts import Column, Node, mean_probs_as_logits, nested_nodes
 
 PAPER_WIDTH = 32
@@ -189,10 +190,8 @@ class UNetPlusPlus(nn.Module):
         """The parts that `describe` lists: the nodes under the paper's names, then the heads."""
         if isinstance(self.encoder, Column):
             down = {f"x{row}_0": stage for row, stage in enumerate(self.encoder.stages)}
-        elif not self.encoder.is_channels_last:
-            down = {f"encoder {name}": part for name, part in self.encoder.net.named_children()}
         else:
-            down = {"encoder": self.encoder}
+            down = encoder_parts(self.encoder)
         final = {f"up {number}": step for number, step in enumerate(self.final, start=1)}
         heads = {f"head {level}": head for level, head in self.heads.items()}
         return down | dict(self.nodes.items()) | final | heads
@@ -206,7 +205,7 @@ class UNetPlusPlus(nn.Module):
 
     def _fit(self, image: Tensor) -> Tensor:
         if isinstance(self.encoder, Encoder):
-            return pad_to_multiple(image, self.encoder.multiple)
+            return pad_to_least(pad_to_multiple(image, self.encoder.multiple), self.encoder.least)
         # The least size of the full net also where it is pruned, so that both answer alike.
         return pad_to_least(image, 2**LEVELS)
 

@@ -75,9 +75,9 @@ def plan_crops(
         fitted = fit_memory(crop, batch, most_bytes, takes, given)
         if fitted != (crop, batch):
             full = takes((crop[0], crop[1]), batch) / 1e9
-            why_crop = why_batch = (
-                f"{batch} of {crop[0]}x{crop[1]} would take about {full:.1f} GB of memory, too much here"
-            )
+            why = f"{batch} of {crop[0]}x{crop[1]} would take about {full:.1f} GB of memory, too much here"
+            why_crop = why_crop if fitted[0] == crop else why
+            why_batch = why_batch if fitted[1] == batch else why
         crop, batch = fitted
     return Crops(crop, batch, why_crop, why_batch)
 
@@ -95,7 +95,7 @@ def _largest_crop(costs: Costs, scale: float) -> tuple[list[int], str]:
 
 def _batch(machine: Machine, costs: Costs, image_s: float | None) -> tuple[int, str]:
     batch = max(MIN_BATCH, min(BATCH_SIZES[machine.accelerator], costs.images))
-    if image_s is not None and costs.training_s is not None:
+    if batch > MIN_BATCH and image_s is not None and costs.training_s is not None:
         steps = costs.training_s / (image_s * batch)
         if steps < FEW_STEPS:
             return MIN_BATCH, f"only about {steps:.0f} steps fit with {batch}: smaller batches make more of them"

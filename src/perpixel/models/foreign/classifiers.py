@@ -55,6 +55,9 @@ def read_classifier(file: str | Path, *, model: str, num_classes: int) -> Foreig
         first.weight.copy_(first.weight.flip(1))
         mean, std = tuple(value / 255 for value in CAFFE_MEAN), (1 / 255,) * 3  # type: ignore[assignment]
         notes.append("Caffe's blue, green, red were turned round in the first layer: it takes RGB as all images here.")
+    if backbone == "googlenet":
+        mean = std = (0.5,) * 3
+        notes.append("It takes colours from -1 to 1, as torchvision's published weights do behind their own rescaling.")
     return Foreign(
         what=NAMES[backbone], where=where, model=model, options=options, in_channels=3, num_classes=num_classes,
         state=dict(built.state_dict()), mean=mean, std=std, notes=tuple(notes),
