@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import nn
 
-from perpixel.encoders.weights import adapt_stem_weight, check_covers, read_state_dict
+from perpixel.encoders.weights import copy_weights, read_state_dict
 from perpixel.errors import InputError
 
 COUNTER = "num_batches_tracked"  # older versions of torch did not store it
 
 
-@torch.no_grad()
 def load_in_order(net: nn.Module, name: str, path: str | Path) -> None:
     """Copy a file into `net`: by name where the names are its own, else by order, if every shape in turn agrees.
 
@@ -27,10 +25,7 @@ def load_in_order(net: nn.Module, name: str, path: str | Path) -> None:
     wanted = {key: value for key, value in net.state_dict().items() if not key.endswith(COUNTER)}
     if next(iter(wanted)) not in state and len(state) >= len(wanted):
         state = dict(zip(wanted, state.values()))
-    check_covers(name, path, state, wanted)
-    for key, own in wanted.items():
-        given = state[key]
-        own.copy_(adapt_stem_weight(given, own.shape[1]) if given.shape != own.shape else given)
+    copy_weights(name, path, state, wanted)
 
 
 def check_local(name: str, weights: str | Path | None) -> None:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from perpixel.encoders.encoder import Encoder
-from perpixel.encoders.weights import adapt_stem_weight, check_covers, read_state_dict
-from perpixel.errors import InputError
+from perpixel.encoders.weights import copy_weights, download_torchvision, read_state_dict
 
 # Of each group: name, where it ends in torchvision's list of blocks, channels, stride.
 GROUPS = (
@@ -72,26 +70,9 @@ def mobilenet_v2_encoder(in_channels: int = 3, weights: str | Path | None = None
     return Encoder("mobilenetv2", net, channels, strides, takes_any_size=True)
 
 
-@torch.no_grad()
 def _load(net: MobileNetV2, weights: str | Path) -> None:
     is_download = weights == "imagenet"
-    state = _download() if is_download else read_state_dict(weights)
+    state = download_torchvision("mobilenet_v2") if is_download else read_state_dict(weights)
     # group2.3.conv.0.0.weight here is features.3.conv.0.0.weight there.
     wanted = {f"features.{name.partition('.')[2]}": value for name, value in net.state_dict().items()}
-    check_covers("mobilenetv2", "weights of 'mobilenetv2'" if is_download else weights, state, wanted)
-    for name, own in wanted.items():
-        if name in state:
-            given = state[name]
-            own.copy_(adapt_stem_weight(given, own.shape[1]) if given.shape != own.shape else given)
-
-
-def _download() -> dict[str, Tensor]:
-    from torchvision.models import MobileNet_V2_Weights
-
-    try:
-        return dict(MobileNet_V2_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True))
-    except OSError as error:
-        raise InputError(
-            f"weights of encoder 'mobilenetv2' could not be downloaded ({error}): "
-            "check the network, give a local file, or use weights=None"
-        ) from error
+    copy_weights("mobilenetv2", "weights of 'mobilenetv2'" if is_download else weights, state, wanted)

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from torchvision import models
 
 from perpixel.encoders.encoder import Encoder
-from perpixel.encoders.weights import adapt_stem_weight, check_covers, read_state_dict
+from perpixel.encoders.weights import copy_weights, download_torchvision, read_state_dict
 from perpixel.errors import InputError
 
 
@@ -71,23 +70,7 @@ def mobilenet_v3_encoder(
     return Encoder(name, net, net.channels, strides, takes_any_size=True)
 
 
-@torch.no_grad()
 def _load(net: MobileNetV3, name: str, weights: str | Path) -> None:
-    given = _download(name) if weights == "imagenet" else read_state_dict(weights)
+    given = download_torchvision(name) if weights == "imagenet" else read_state_dict(weights)
     state = {key.removeprefix("features."): value for key, value in given.items()}
-    wanted = net.state_dict()
-    check_covers(name, f"weights of '{name}'" if weights == "imagenet" else weights, state, wanted)
-    for key, own in wanted.items():
-        if key in state:
-            value = state[key]
-            own.copy_(adapt_stem_weight(value, own.shape[1]) if value.shape != own.shape else value)
-
-
-def _download(name: str) -> dict[str, Tensor]:
-    try:
-        return dict(models.get_model_weights(name)["IMAGENET1K_V1"].get_state_dict(progress=False, check_hash=True))
-    except OSError as error:
-        raise InputError(
-            f"weights of encoder '{name}' could not be downloaded ({error}): "
-            "check the network, give a local file, or use weights=None"
-        ) from error
+    copy_weights(name, f"weights of '{name}'" if weights == "imagenet" else weights, state, net.state_dict())

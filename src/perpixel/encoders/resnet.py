@@ -15,11 +15,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from perpixel.encoders.encoder import Encoder
-from perpixel.encoders.weights import adapt_stem_weight, check_covers, read_state_dict
+from perpixel.encoders.weights import copy_weights, download_torchvision, read_state_dict
 from perpixel.errors import InputError
 
 # Residual units of each stage; two 3x3 convolutions a unit up to 34 layers, bottlenecks of three above.
@@ -219,34 +218,26 @@ def resnet_encoder(
     return Encoder(name, net, net.channels, net.strides, takes_any_size=variant != "a")
 
 
-@torch.no_grad()
 def _load(net: ResNet, name: str, variant: str, weights: str | Path) -> None:
     state = _download(name, variant) if weights == "imagenet" else read_state_dict(weights)
-    wanted = net.state_dict()
     where = f"weights of '{name}'" if weights == "imagenet" else str(weights)
-    check_covers(f"{name}, variant {variant}", where, state, wanted)
-    for key, own in wanted.items():
-        if key in state:
-            given = state[key]
-            own.copy_(adapt_stem_weight(given, own.shape[1]) if given.shape != own.shape else given)
+    copy_weights(f"{name}, variant {variant}", where, state, net.state_dict())
 
 
 def _download(name: str, variant: str) -> dict[str, Tensor]:
+    if variant == "b":
+        return download_torchvision(name)
+    if variant != "c" or name not in ("resnet50", "resnet101", "resnet152"):
+        raise InputError(
+            f"weights='imagenet' of encoder '{name}': nobody offers weights of variant '{variant}' in a safe format: "
+            "use variant 'b', or a local file"
+        )
+    import timm
+
     try:
-        if variant == "b":
-            from torchvision import models
-
-            return dict(models.get_model_weights(name)["IMAGENET1K_V1"].get_state_dict(progress=False, check_hash=True))
-        if variant == "c" and name in ("resnet50", "resnet101", "resnet152"):
-            import timm
-
-            return timm.create_model(f"{name}s.gluon_in1k", pretrained=True).state_dict()
+        return timm.create_model(f"{name}s.gluon_in1k", pretrained=True).state_dict()
     except OSError as error:
         raise InputError(
-            f"weights of encoder '{name}' could not be downloaded ({error}): "
+            f"weights of '{name}' could not be downloaded ({error}): "
             "check the network, give a local file, or use weights=None"
         ) from error
-    raise InputError(
-        f"weights='imagenet' of encoder '{name}': nobody offers weights of variant '{variant}' in a safe format: "
-        "use variant 'b', or a local file"
-    )

@@ -25,7 +25,8 @@ DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, L
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Read named tensors from a .safetensors file, or from a .pth/.pt/.bin one opened with weights_only=True.
 
-    A dictionary nested under "state_dict", "model" or "model_state_dict" is unwrapped and a "module." prefix cut.
+    A dictionary nested under "state_dict", "model" or "model_state_dict" is unwrapped, and the prefixes of
+    parallel ("module.") and compiled ("_orig_mod.") models are cut.
     Nothing in the file is ever executed.
 
     Raises:
@@ -62,7 +63,7 @@ def _read_torch(source: Path) -> dict[str, Tensor]:
             loaded = loaded[key]
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise InputError(f"{source}: does not hold a state dict of tensors: save model.state_dict()")
-    return {str(name).removeprefix("module."): value for name, value in loaded.items()}
+    return {str(name).removeprefix("module.").removeprefix("_orig_mod."): value for name, value in loaded.items()}
 
 
 def _why_refused(error: Exception) -> str:
@@ -106,6 +107,37 @@ def check_covers(name: str, path: str | Path, state: dict[str, Tensor], wanted: 
                 f"{path}: tensor '{key}' is {tuple(state[key].shape)}, encoder '{name}' needs {tuple(value.shape)}: "
                 "the file belongs to another network"
             )
+
+
+@torch.no_grad()
+def copy_weights(name: str, path: str | Path, state: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    """Copy `state` into the tensors of an encoder, `wanted`, all or none; a stem of three channels is adapted.
+
+    Raises:
+        InputError: a tensor is missing or has another shape.
+    """
+    check_covers(name, path, state, wanted)
+    for key, own in wanted.items():
+        if key in state:
+            given = state[key]
+            own.copy_(adapt_stem_weight(given, own.shape[1]) if given.shape != own.shape else given)
+
+
+def download_torchvision(name: str) -> dict[str, Tensor]:
+    """torchvision's first ImageNet weights of a classifier: the files that published segmentation nets began with.
+
+    Raises:
+        InputError: no network.
+    """
+    from torchvision import models  # slow to import
+
+    try:
+        return dict(models.get_model_weights(name)["IMAGENET1K_V1"].get_state_dict(progress=False, check_hash=True))
+    except OSError as error:
+        raise InputError(
+            f"weights of '{name}' could not be downloaded ({error}): "
+            "check the network, give a local file, or use weights=None"
+        ) from error
 
 
 def _fits(given: Tensor, wanted: Tensor) -> bool:

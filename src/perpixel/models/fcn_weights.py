@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from perpixel.encoders import adapt_stem_weight, read_state_dict
+from perpixel.encoders import adapt_stem_weight, download_torchvision, read_state_dict
 from perpixel.errors import InputError
 from perpixel.layers import conv_weight
 
@@ -59,7 +59,7 @@ def read_classifier(backbone: str, weights: str | Path) -> tuple[dict[str, Tenso
         InputError: no network, or no such file.
     """
     if weights == "imagenet":
-        return _download(backbone), "torchvision's weights"
+        return download_torchvision(backbone), "torchvision's weights"
     return read_state_dict(weights), str(weights)
 
 
@@ -71,18 +71,6 @@ def copy_vgg16(trunk: nn.Module, head: nn.Sequential, state: dict[str, Tensor], 
         InputError: `state`, called `where`, is another network's or has other sizes.
     """
     _copy_all(_vgg_pairs(trunk, state, where) | _linear_pairs(head, state, where, VGG_LINEAR), where)
-
-
-def _download(backbone: str) -> dict[str, Tensor]:
-    from torchvision import models  # slow to import
-
-    try:
-        return models.get_model_weights(backbone)["IMAGENET1K_V1"].get_state_dict(progress=False, check_hash=True)
-    except OSError as error:
-        raise InputError(
-            f"weights of backbone '{backbone}' could not be downloaded ({error}): "
-            "check the network, give a local file, or use weights=None"
-        ) from error
 
 
 def _vgg_pairs(trunk: nn.Module, state: dict[str, Tensor], where: str) -> Pairs:

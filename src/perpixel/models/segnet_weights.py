@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from perpixel.encoders import adapt_stem_weight, read_state_dict
+from perpixel.encoders import adapt_stem_weight, download_torchvision, read_state_dict
 from perpixel.errors import InputError
 
 NORM_PARTS = ("weight", "bias", "running_mean", "running_var")
@@ -24,7 +24,7 @@ def load_vgg16(encoder: nn.Module, weights: str | Path) -> None:
         InputError: the download failed, or the file is another network's.
     """
     where = "torchvision's weights" if weights == "imagenet" else str(weights)
-    state = _download() if weights == "imagenet" else read_state_dict(weights)
+    state = download_torchvision("vgg16_bn") if weights == "imagenet" else read_state_dict(weights)
     layers = _numbered(state)
     convs = [part for part in encoder.modules() if isinstance(part, nn.Conv2d)]
     norms = [part for part in encoder.modules() if isinstance(part, nn.BatchNorm2d)]
@@ -66,15 +66,3 @@ def _copy(layer: nn.Module, given: dict[str, Tensor], parts: tuple[str, ...], wh
                 "torchvision's vgg16_bn or vgg16"
             )
         own.copy_(given[part])
-
-
-def _download() -> dict[str, Tensor]:
-    from torchvision import models  # slow to import
-
-    try:
-        return models.get_model_weights("vgg16_bn")["IMAGENET1K_V1"].get_state_dict(progress=False, check_hash=True)
-    except OSError as error:
-        raise InputError(
-            f"weights of vgg16_bn could not be downloaded ({error}): check the network, give a local file, or use "
-            "weights=None"
-        ) from error
