@@ -141,7 +141,7 @@ def test_training_refuses_broken_data(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--model", "unet++"], "unknown model 'unet++'; did you mean 'unet'"),
+        (["--model", "unet++"], "unknown model 'unet++'; did you mean 'unet_plus_plus'"),
         (["--loss", "crossentropy"], "crossentropy"),
         (["--loss", "ce:gamma=2"], "gamma"),
         (["--schedule", "cosine"], "unknown schedule 'cosine'"),

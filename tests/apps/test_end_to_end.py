@@ -45,15 +45,20 @@ def test_readme_commands_run_in_order(
 ) -> None:
     monkeypatch.chdir(place)
     commands = readme_commands()
-    assert [words[0] for words in commands] == ["check", "plan", "train", "evaluate", "report", "predict"]
+    first = ["check", "plan", "train", "evaluate", "report", "predict"]
+    assert [words[0] for words in commands] == [*first, "compare", "describe", "explain", "import-weights"]
     quick = [*TINY, "--out", "runs/my_data-auto"]  # without --out the name would be my_data-unet
     for words in commands:
-        words = ["4s" if word == "10m" else word for word in words]
+        if words[0] in ("compare", "import-weights"):  # three whole nets, and a file that is not here: see their tests
+            continue
+        words = [{"10m": "4s", "photo.jpg": "photos/cells_0000.png"}.get(word, word) for word in words]
         assert main([*words, *(quick if words[0] == "train" else [])]) == 0, capsys.readouterr().err
     run = place / "runs" / "my_data-auto"
     html = (run / "report.html").read_text(encoding="utf-8")
     assert "mIoU" in html and not re.search(r"(src|href)=\"https?:", html)
     assert read_image(place / "labelled" / "cells_0000.png").shape[:2] == (64, 64)
+    assert "x0_4" in (place / "unet_plus_plus.svg").read_text(encoding="utf-8")
+    assert "Uncertainty" in (place / "explain.html").read_text(encoding="utf-8")
 
 
 def test_readme_python_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,8 +50,8 @@ def test_fcn_has_vggs_published_receptive_fields():
     ]
     assert [name for name, _, _ in fields[6:]] == ["fc7", "score", "skip pool4", "skip pool3", "upsample"]
     assert row(described, "fc6").parameters == 512 * 49 * 4096 + 4096
-    assert described.parameters == 134_362_751
-    assert described.frozen == 21 * (4 * 4 * 2 + 16 * 16)
+    assert described.parameters == 134_362_751 + 2 * 21 * 21 * 4 * 4  # with the learned x2 upsamplers
+    assert described.frozen == 21 * 16 * 16
     assert sum(r.parameters for r in described.rows) == described.parameters
 
 
