@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from perpixel.errors import InputError
 
 if TYPE_CHECKING:  # what a type checker and an editor see; the same names as in EXPORTS
-    from perpixel.apps.api import check, evaluate, plan, predict, report, resume, train
+    from perpixel.apps.api import calibrate, check, evaluate, plan, predict, report, resume, train, tune_crf
     from perpixel.apps.compare import compare
     from perpixel.apps.explain import explain
     from perpixel.inference.predictor import load
@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 EXPORTS = {
     "MODELS": "perpixel.models",
     "create_model": "perpixel.models",
+    "calibrate": "perpixel.apps.api",
     "check": "perpixel.apps.api",
     "compare": "perpixel.apps.compare",
     "explain": "perpixel.apps.explain",
@@ -32,6 +33,7 @@ EXPORTS = {
     "evaluate": "perpixel.apps.api",
     "predict": "perpixel.apps.api",
     "report": "perpixel.apps.api",
+    "tune_crf": "perpixel.apps.api",
     "load": "perpixel.inference.predictor",
 }
 
@@ -55,6 +57,7 @@ __all__ = [
     "MODELS",
     "InputError",
     "__version__",
+    "calibrate",
     "check",
     "compare",
     "create_model",
@@ -66,6 +69,7 @@ __all__ = [
     "report",
     "resume",
     "train",
+    "tune_crf",
 ]
 
 

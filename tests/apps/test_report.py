@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -14,9 +15,10 @@ import pytest
 from PIL import Image
 
 from perpixel.apps.report import write_report
-from perpixel.apps.report_figures import draw_curves, embed_picture, smooth
+from perpixel.apps.report_figures import draw_curves, draw_reliability, embed_picture, smooth
 from perpixel.apps.report_parts import count_parameters, read_log, read_run
 from perpixel.apps.report_views import css_colour, view_confusion, view_timing
+from perpixel.apps.screens import make_console, show_scores
 from perpixel.errors import InputError
 
 FakeRun = Callable[..., Path]
@@ -244,3 +246,67 @@ def test_parameters_are_counted_from_the_header(tmp_path: Path) -> None:
 def test_colours_are_numbers_only() -> None:
     assert css_colour([300, -4, 7.9]) == "rgb(255, 0, 7)"
     assert css_colour("red;} body{display:none") == css_colour(None) == css_colour([1, 2, "x"]) == "rgb(128, 128, 128)"
+
+
+def measured(scores: dict[str, Any]) -> None:
+    """What evaluation adds to a scores.json where outlines, calibration, thin classes and objects are measured."""
+    for row in scores["per_class"]:
+        row.update(bf=0.412, boundary_iou=0.345, nsd=0.501, hd95=12.34, asd=3.21, one_sided_images=2)
+    scores["per_class"][0].update(bf=None, hd95=None)
+    scores["scores"].update(bf_score=0.3871, boundary_miou=0.3, mean_nsd=0.5, mean_hd95=123.4, mean_asd=None)
+    scores["intervals"].update(bf_score=[0.37, 0.4], boundary_miou=[None, None])
+    scores["definitions"].update(bf="what <BF> means", ece="what ECE means", cldice="what clDice means")
+    scores["boundary"] = {"near": "0.75 % of the image's diagonal", "unit": "pixels"}
+    bins = [{"pixels": 100 * k, "confidence": (k + 0.5) / 5, "accuracy": k / 5 if k else None} for k in range(5)]
+    scores["calibration"] = {"ece": 0.0517, "mce": 0.2, "mean_confidence": 0.7, "bins": bins}
+    thin = {"name": "pole<", "cldice": 0.66, "topology_precision": 0.7, "topology_sensitivity": None}
+    scores["thin"] = [{**thin, "cldice_per_image": 0.6}]
+    pairs = dict.fromkeys(("v_rand_split", "v_rand_merge", "v_info_split", "v_info_merge"), 0.9)
+    scores["objects"] = {
+        "class": "cell",
+        "true_objects": 7,
+        "v_rand": 0.97,
+        "v_info": 0.98,
+        "rand_error": 0.03,
+        **pairs,
+    }
+
+
+def test_outlines_calibration_and_special_measures(fake_run: FakeRun) -> None:
+    run = fake_run()
+    plain = page_of(run)
+    assert 'id="outlines"' not in plain and 'id="calibration"' not in plain and 'id="special"' not in plain
+    change(run / "evaluation/test/scores.json", measured)
+    text = page_of(run)
+    for part in ("Outlines of every class", "what &lt;BF&gt; means", "0.345", "12.3", "BF score <b>0.387</b>"):
+        assert part in text, part
+    for part in ("Can its probabilities be believed?", "0.052", "what ECE means", "share correct"):
+        assert part in text, part
+    for part in ("clDice of pole&lt;", "what clDice means", "V_Rand of cell", "0.970"):
+        assert part in text, part
+
+
+def test_a_reliability_diagram_without_pixels_is_left_out() -> None:
+    assert draw_reliability([]) is None
+    assert draw_reliability([{"pixels": 0, "confidence": None, "accuracy": None}] * 3) is None
+    drawn = draw_reliability([{"pixels": 3, "confidence": 0.4, "accuracy": 0.5}, {"pixels": 0, "accuracy": None}])
+    assert drawn is not None and drawn.startswith("<svg")
+
+
+def test_the_terminal_shows_them_too(fake_run: FakeRun) -> None:
+    run = fake_run()
+    change(run / "evaluation/test/scores.json", measured)
+    screen = io.StringIO()
+    show_scores(make_console(screen), json.loads((run / "evaluation/test/scores.json").read_text()))
+    text = screen.getvalue()
+    for part in (
+        "BF score",
+        "0.387",
+        "0.370 to 0.400",
+        "calibration error",
+        "0.052",
+        "clDice of pole<",
+        "V_Rand of cell",
+    ):
+        assert part in text, part
+    assert "outlines of" in text and "12.3" in text and "0.75 % of the image's diagonal" in text

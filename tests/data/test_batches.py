@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from perpixel.data import open_dataset
+from perpixel.data import open_dataset, repeat_factors
 from perpixel.data.batches import BatchDraws, TrainingCrops, batches
 from perpixel.data.transforms import Augmentation
 from perpixel.files import write_json
@@ -85,6 +85,59 @@ def test_rare_share_finds_the_spot(dataset_folder: Path) -> None:
         return float(np.mean([(drawn[draw, 1][1] == 1).any() for draw in range(60)]))
 
     assert share(1.0) > 0.45 > share(0.0) + 0.15
+
+
+def seen_share(drawn: TrainingCrops, value: int, draws: int) -> float:
+    """Share of the pixels of the first crops that have this class."""
+    return float(np.mean([(drawn[draw, 1][1] == value).mean() for draw in range(draws)]))
+
+
+def test_rare_classes_are_drawn_more_often(tmp_path: Path) -> None:
+    """Crops placed on classes show more of the rare one than crops placed anywhere; weighed by rarity, more still."""
+    label_map = np.zeros((80, 100), np.uint8)
+    label_map[:30], label_map[:, 70:], label_map[40:46, 10:16] = 1, 2, 3
+    for split in ("train", "val"):
+        write_png(tmp_path / split / "images" / "a.png", label_map * 60)
+        write_png(tmp_path / split / "masks" / "a.png", label_map)
+    write_json(tmp_path / "classes.json", ["ground", "sky", "wall", "sign"])
+    pixels = np.bincount(label_map.ravel())
+    plain = {"crop": (20, 20), "augmentation": Augmentation()}
+    anywhere = seen_share(crops(tmp_path, **plain), 3, 300)
+    alike = seen_share(crops(tmp_path, **plain, rare_share=0.5), 3, 300)
+    by_rarity = seen_share(crops(tmp_path, **plain, rare_share=0.5, class_chances=pixels**-0.5), 3, 300)
+    assert by_rarity > 1.3 * alike and alike > 1.5 * anywhere > 0
+
+
+def test_classes_without_a_chance_place_no_crop(dataset_folder: Path) -> None:
+    placed = crops(dataset_folder, rare_share=1.0, class_chances=[0.0, 1.0], augmentation=Augmentation(), crop=(8, 8))
+    assert np.mean([(placed[draw, 1][1] == 1).any() for draw in range(30)]) > 0.9
+    nowhere = crops(dataset_folder, rare_share=1.0, class_chances=[0.0, 0.0], augmentation=Augmentation(), crop=(8, 8))
+    assert np.mean([(nowhere[draw, 1][1] == 1).any() for draw in range(60)]) < 0.4
+
+
+def test_repeated_images_show_their_class_more_often(tmp_path: Path) -> None:
+    """A class in one of twelve images; the threshold of 1 shows that image sqrt(12) times as often as the others."""
+    for split, count in (("train", 12), ("val", 1)):
+        for i in range(count):
+            label_map = np.zeros((24, 24), np.uint8)
+            label_map[:8] = 2 if i == 5 else 1
+            write_png(tmp_path / split / "images" / f"{i:02}.png", label_map * 90)
+            write_png(tmp_path / split / "masks" / f"{i:02}.png", label_map)
+    write_json(tmp_path / "classes.json", ["ground", "grass", "rare"])
+    factors = repeat_factors([[0, 2] if i == 5 else [0, 1] for i in range(12)], threshold=1)
+    assert factors[5] == pytest.approx(np.sqrt(12))
+    once, often = crops(tmp_path, crop=(16, 16)), crops(tmp_path, crop=(16, 16), repeats=factors)
+    ratio = seen_share(often, 2, 300) / seen_share(once, 2, 300)
+    assert ratio == pytest.approx(12 * factors[5] / factors.sum(), rel=0.15)
+
+
+def test_any_start_and_any_worker_gives_the_same_batches_with_repeats(dataset_folder: Path) -> None:
+    settings = {"repeats": [1.0, 2.3, 1.0, 1.7, 1.0], "rare_share": 0.5, "class_chances": [0.1, 0.9]}
+    whole = list(batches(crops(dataset_folder, **settings), batch_size=3, start_step=0, end_step=6))
+    later = list(batches(crops(dataset_folder, **settings), batch_size=3, start_step=3, end_step=6, num_workers=1))
+    for one, other in zip(whole[3:], later, strict=True):
+        assert torch.equal(one.image, other.image) and one.names == other.names
+    assert sorted({name for batch in whole[:3] for name in batch.names}) == [f"train/{i}" for i in range(5)]
 
 
 def test_margin_widens_the_image_only(dataset_folder: Path) -> None:

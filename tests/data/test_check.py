@@ -197,7 +197,9 @@ def test_unlabelled_images_are_read_too(build: Builder) -> None:
 def test_the_result_as_json(build: Builder) -> None:
     make(build)
     content = json.loads(json.dumps(check(build).to_json()))
-    assert set(content) == {"counts", "problems", "notes", "fingerprint"}
+    assert set(content) == {"counts", "problems", "notes", "fingerprint", "train_classes"}
     assert content["counts"] == {"error": 0, "warning": 0, "info": 0}
+    assert content["train_classes"] == {name: [0, 1] for name in "abc"}
+    assert CheckResult.from_json(content).to_json() == content
     with pytest.raises(InputError, match=r"keys missing or unknown: format"):
         Fingerprint.from_json({k: v for k, v in content["fingerprint"].items() if k != "format"})

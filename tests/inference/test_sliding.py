@@ -198,3 +198,16 @@ def test_rows_are_read_in_chunks_of_any_size(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(sliding, "_ROWS", 7)
     result = sliding_window(net, image, num_classes=5, tile=(16, 16), probs=True)
     np.testing.assert_array_equal(result.label_map, whole(net, image).argmax(0))
+
+
+def test_confidence_is_the_probability_of_the_class_chosen() -> None:
+    torch.manual_seed(0)
+    image = torch.randn(1, 3, 50, 70)
+    for classes in (1, 4):
+        net = torch.nn.Conv2d(3, classes, 3, padding=1)
+        for tile in ((64, 80), (24, 32)):
+            found = sliding_window(net, image, num_classes=classes, tile=tile, probs=True, confidence=True)
+            assert found.probs is not None and found.confidence is not None
+            both = found.probs if classes > 1 else np.concatenate([1 - found.probs, found.probs])
+            np.testing.assert_allclose(found.confidence, both.max(0), atol=1e-6)
+            assert sliding_window(net, image, num_classes=classes, tile=tile).confidence is None

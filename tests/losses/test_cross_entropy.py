@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from perpixel.errors import InputError
-from perpixel.losses import BinaryCrossEntropy, CrossEntropy, binary_cross_entropy, cross_entropy
+from perpixel.losses import BinaryCrossEntropy, CrossEntropy, binary_cross_entropy, create_loss, cross_entropy
 
 
 def pixels(*rows: list[float]) -> torch.Tensor:
@@ -94,6 +94,25 @@ def test_class_weights_become_the_pos_weight() -> None:
     assert BinaryCrossEntropy(class_weights=torch.tensor([0.5, 2.0])).pos_weight == 4
 
 
+def test_counts_of_the_data_become_the_pos_weight() -> None:
+    assert create_loss("bce", class_pixels=[30, 10]).pos_weight == 3
+    assert create_loss("bce", class_pixels=[30, 0]).pos_weight == 1
+    assert create_loss("bce", class_pixels=[30, 10], class_weights=torch.tensor([1.0, 5.0])).pos_weight == 5
+    assert create_loss("bce:pos_weight=7", class_pixels=[30, 10]).pos_weight == 7
+    assert create_loss("bce").pos_weight == 1
+
+
+def test_binary_of_two_channels_is_that_of_their_difference() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 2, 4, 3, generator=generator)
+    target = torch.randint(0, 2, (2, 4, 3), generator=generator)
+    torch.testing.assert_close(
+        binary_cross_entropy(logits, target, pos_weight=3.0),
+        binary_cross_entropy(logits[:, 1:] - logits[:, :1], target, pos_weight=3.0),
+    )
+    torch.testing.assert_close(binary_cross_entropy(logits, target), cross_entropy(logits, target))
+
+
 def test_weights_follow_the_module_but_not_its_checkpoint() -> None:
     loss = CrossEntropy(class_weights=torch.ones(3))
     assert loss.double().class_weights.dtype == torch.float64
@@ -105,8 +124,12 @@ def test_errors() -> None:
         cross_entropy(torch.zeros(1, 4, 2, 2), torch.zeros(1, 2, 2).long(), class_weights=torch.ones(3))
     with pytest.raises(InputError, match=r"label_smoothing is 1\.5: give a share between 0 and 1"):
         CrossEntropy(label_smoothing=1.5)
-    with pytest.raises(InputError, match=r"logits \(1, 2, 4, 4\): the binary loss takes one channel"):
-        BinaryCrossEntropy()(torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4).long())
+    with pytest.raises(InputError, match=r"logits \(1, 3, 4, 4\): the binary losses take two classes, as one channel"):
+        BinaryCrossEntropy()(torch.zeros(1, 3, 4, 4), torch.zeros(1, 4, 4).long())
+    with pytest.raises(InputError, match="class_pixels of 3 classes: the binary loss takes 2"):
+        create_loss("bce", class_pixels=[1, 2, 3])
+    with pytest.raises(InputError, match="pos_weight is 'all': give a positive number or 'batch'"):
+        BinaryCrossEntropy(pos_weight="all")
     with pytest.raises(InputError, match="pos_weight is -1"):
         BinaryCrossEntropy(pos_weight=-1)
     with pytest.raises(InputError, match="pos_weight is 'all': give a positive number or 'batch'"):

@@ -38,7 +38,7 @@ def test_one_term_is_its_own_module() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("dise", "unknown loss 'dise'; did you mean 'dice'\\? known: bce, ce, dice, focal"),
+        ("dise", "unknown loss 'dise'; did you mean 'dice'\\? known: bce, bootstrapped, border_ce"),
         ("ce+", "loss 'ce\\+' has an empty term"),
         ("", "has an empty term: write weight\\*name:option=value"),
         ("x*ce", "weight 'x' is not a number of 0 or more"),

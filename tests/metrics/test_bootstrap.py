@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from perpixel.errors import InputError
-from perpixel.metrics import STATISTICS, bootstrap, bootstrap_intervals, compute_scores
+from perpixel.metrics import STATISTICS, bootstrap, bootstrap_intervals, bootstrap_sums, compute_scores
 
 
 def matrices(images: int, classes: int = 3, seed: int = 0) -> np.ndarray:
@@ -91,3 +91,13 @@ def test_errors() -> None:
         bootstrap_intervals(np.zeros((0, 3, 3)))
     with pytest.raises(InputError, match="1 groups for 2 matrices"):
         bootstrap_intervals(matrices(2), groups=["a"])
+
+
+def test_a_mean_over_images_is_a_ratio_of_sums() -> None:
+    values = np.random.default_rng(0).normal(5, 1, 40)
+    pairs = np.stack([values, np.ones(40)], axis=1)
+    low, high = bootstrap_sums(pairs, {"mean": lambda sums: sums[:, 0] / sums[:, 1]}, resamples=2000)["mean"]
+    half = 1.96 * values.std() / np.sqrt(40)
+    np.testing.assert_allclose([low, high], [values.mean() - half, values.mean() + half], atol=0.06)
+    with pytest.raises(InputError, match=r"tables of shape \(0, 2\)"):
+        bootstrap_sums(np.zeros((0, 2)), {})

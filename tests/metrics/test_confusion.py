@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import multiprocessing
 import sys
 
 import numpy as np
@@ -28,7 +29,7 @@ def test_by_hand(backend: str) -> None:
     assert counts.dtype == np.int64
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.int32, np.int64, np.uint64])
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.uint16, np.int16, np.int32, np.int64, np.uint64])
 def test_it_agrees_with_sklearn(backend: str, dtype: type) -> None:
     rng = np.random.default_rng(0)
     target = rng.integers(0, 7, (3, 37, 41)).astype(dtype)
@@ -53,7 +54,7 @@ def test_both_backends_agree(pixels: int, num_classes: int, seed: int) -> None:
 def test_many_threads_count_every_pixel_once(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(confusion, "_PIXELS_PER_THREAD", 1000)
     monkeypatch.setattr(confusion, "_NUMPY_CHUNK", 999)
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr(confusion, "usable_cores", lambda: 4)
     rng = np.random.default_rng(0)
     target, pred = rng.integers(0, 5, (2, 4003)).astype(np.uint8)
     expected = sklearn_confusion_matrix(target, pred, labels=range(5))
@@ -153,3 +154,33 @@ def test_it_compiles_where_nothing_can_be_cached(failure: str, monkeypatch: pyte
     monkeypatch.setattr(numba, "njit", njit)
     counts = confusion_matrix([0, 1, 1, 1, 0], [1, 1, 1, 1, 0], num_classes=2)
     assert counts.tolist() == [[1, 0], [1, 3]]
+
+
+def test_any_division_adds_up_to_the_same_table() -> None:
+    rng = np.random.default_rng(0)
+    target, pred = rng.integers(0, 6, (2, 5003)).astype(np.uint8)
+    target[rng.random(5003) < 0.1] = 255
+    whole = confusion_matrix(pred, target, num_classes=6, ignore_index=255)
+    for seed in range(8):
+        order = np.random.default_rng(seed).permutation(5003)
+        parts = np.array_split(order, np.sort(rng.integers(0, 5003, seed)))
+        tables = [confusion_matrix(pred[p], target[p], num_classes=6, ignore_index=255) for p in parts]
+        assert (np.sum(tables, axis=0) == whole).all()
+
+
+def count_part(part: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    return confusion_matrix(*part, num_classes=6, ignore_index=255)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("way", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_several_processes_count_the_same(way: str) -> None:
+    """Also after the parent has used its own threads: the compiled loop keeps none that a fork would lose."""
+    if way not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"no {way} on this system")
+    rng = np.random.default_rng(0)
+    target, pred = rng.integers(0, 6, (2, 8, 300_000)).astype(np.uint8)
+    whole = confusion_matrix(pred, target, num_classes=6, ignore_index=255)
+    with multiprocessing.get_context(way).Pool(2) as pool:
+        tables = pool.map(count_part, list(zip(pred, target)))
+    assert (np.sum(tables, axis=0) == whole).all()

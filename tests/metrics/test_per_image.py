@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from perpixel.errors import InputError
-from perpixel.metrics import per_image_table
+from perpixel.metrics import per_group_table, per_image_table
 
 
 def test_rows() -> None:
@@ -32,3 +32,14 @@ def test_an_image_without_labels_and_a_table_without_images() -> None:
 def test_errors() -> None:
     with pytest.raises(InputError, match=r"matrices of shape \(1, 2, 2\) for 2 images and 2 classes"):
         per_image_table(["a", "b"], np.zeros((1, 2, 2), int), ["sky", "road"])
+
+
+def test_groups_count_pixels_over_their_images() -> None:
+    matrices = np.array([[[6, 2], [1, 1]], [[3, 0], [0, 0]], [[0, 0], [0, 5]]])
+    rows = per_group_table(["x", "y", "x"], matrices, ["sky", "road"])
+    assert [(row["name"], row["images"], row["pixels"]) for row in rows] == [("x", 2, 15), ("y", 1, 3)]
+    assert list(rows[0])[:2] == ["name", "images"]
+    assert rows[0]["miou"] == per_image_table(["x"], matrices[[0, 2]].sum(0)[None], ["sky", "road"])[0]["miou"]
+    assert per_group_table([], np.zeros((0, 2, 2), int), ["sky", "road"]) == []
+    with pytest.raises(InputError, match="1 groups for 3 matrices"):
+        per_group_table(["x"], matrices, ["sky", "road"])

@@ -79,6 +79,20 @@ def test_an_absent_class_leaves_the_means_and_a_false_one_counts_zero() -> None:
     assert scores.mean_accuracy == pytest.approx((4 / 5 + 0) / 2)
 
 
+def test_what_an_absent_class_counts_can_be_said() -> None:
+    matrix = [[4, 0, 1], [2, 2, 0], [0, 0, 0]]  # class 2 is predicted
+    four = np.pad(matrix, (0, 1))  # class 3 is nowhere
+    assert compute_scores(four).miou == compute_scores(matrix).miou
+    for empty in (0, 1):
+        scores = compute_scores(four, empty=empty)
+        assert scores.iou[3] == scores.dice[3] == empty and scores.iou[2] == 0
+        assert scores.miou == pytest.approx((3 * compute_scores(matrix).miou + empty) / 4)
+        assert scores.mean_dice == pytest.approx((3 * compute_scores(matrix).mean_dice + empty) / 4)
+        assert scores.mean_accuracy == compute_scores(matrix).mean_accuracy
+    with pytest.raises(InputError, match=r"empty is 0\.5: give NaN, 0 or 1"):
+        compute_scores(four, empty=0.5)
+
+
 def test_nothing_labelled_gives_nothing() -> None:
     scores = compute_scores(np.zeros((3, 3), int))
     assert all(np.isnan(getattr(scores, name)) for name in STATISTICS)

@@ -162,6 +162,34 @@ def test_weights_are_one_for_the_average_pixel() -> None:
     assert plan(data=replace(ROADS, imbalance=2.0))["class_weights"] == "none"
 
 
+def reason(made: Plan, setting: str) -> str:
+    return next(line.reason for line in made.lines if line.setting == setting)
+
+
+def test_images_of_rare_classes_come_more_often() -> None:
+    made = plan(data=replace(ROADS, class_images={"train": [367, 12]}))
+    assert made["repeat_threshold"] == 0.1
+    # sqrt(0.1 * 367 / 12) = 1.75
+    assert "'pole' in 12 of 367" in reason(made, "repeat_threshold") and "1.7 times" in reason(made, "repeat_threshold")
+    assert plan()["repeat_threshold"] == 0 and "no class" in reason(plan(), "repeat_threshold")
+    never = plan(data=replace(ROADS, class_images={"train": [367, 0]}))
+    assert never["repeat_threshold"] == 0, "a class in no image is not rare but absent"
+    given = plan(data=replace(ROADS, class_images={"train": [367, 12]}), given={"repeat_threshold": 0.0})
+    assert given["repeat_threshold"] == 0 and reason(given, "repeat_threshold") == "given"
+
+
+def test_crops_are_placed_on_classes_where_these_are_uneven() -> None:
+    uneven, even = plan(), plan(data=replace(ROADS, imbalance=2.0))
+    assert (uneven["rare_share"], uneven["rare_power"]) == (0.33, 0.0)
+    assert even["rare_share"] == even["rare_power"] == 0
+
+
+def test_the_binary_loss_has_weights_of_its_own() -> None:
+    made = plan(given={"loss": "bce+dice"})
+    assert made["class_weights"] == "none" and "by 99" in reason(made, "class_weights")
+    assert plan(given={"loss": "bce", "class_weights": "enet"})["class_weights"] == "enet"
+
+
 def test_sixteen_bit_takes_percentiles() -> None:
     data = replace(ROADS, dtype="uint16", channels=1, value_low=[100.0], value_high=[1100.0], mean=[600.0], std=[250.0])
     normalisation = plan(data=data).normalisation()

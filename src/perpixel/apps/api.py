@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,24 @@ from typing import Any
 from perpixel.apps.config import make_config, parse_duration
 from perpixel.apps.training import Run, extend_run, finish_run, prepare_run, train_run
 from perpixel.data import CheckResult, Dataset, check_dataset, open_dataset, open_images, overlay_sheet
+from perpixel.engine.calibrate import TemperatureResult, calibrate_bundle
 from perpixel.engine.evaluate import evaluate_split
 from perpixel.engine.run_folder import RunFolder
+from perpixel.engine.tune_crf import CrfTuning
+from perpixel.engine.tune_crf import tune_crf as tune_bundle_crf
 from perpixel.errors import InputError
 from perpixel.files import make_folder, write_json
 from perpixel.inference.bundle import find_bundle
+from perpixel.inference.crf import CrfSettings
 from perpixel.inference.files import predict_files
-from perpixel.inference.predictor import load
+from perpixel.inference.predictor import Predictor, load
 from perpixel.planning import Plan
 
 __all__ = [
     "Evaluation",
     "Predictions",
     "Run",
+    "calibrate",
     "check",
     "evaluate",
     "plan",
@@ -31,10 +36,13 @@ __all__ = [
     "report",
     "resume",
     "train",
+    "tune_crf",
 ]
 
 OnEvent = Callable[[dict[str, Any]], None]
 PathLike = str | Path
+# True: the model's CRF; a mapping: with these settings in place of its own.
+Crf = bool | Mapping[str, Any]
 
 
 def _silent(event: dict[str, Any]) -> None:
@@ -51,11 +59,16 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Predictions:
-    """`out` folder, and the names of the images `written` now and `skipped` because they were done."""
+    """`out` folder, and the names of the images `written` now and `skipped` because they were done.
+
+    `crf` holds the settings of the CRF that refined them, `crf_is_tuned` whether they are those that `tune_crf` chose.
+    """
 
     out: Path
     written: list[str]
     skipped: list[str]
+    crf: dict[str, Any] | None = None
+    crf_is_tuned: bool = False
 
 
 def check(
@@ -166,22 +179,34 @@ def evaluate(
     samples: int = 0,
     prune_level: int | None = None,
     output_stride: int | None = None,
+    crf: Crf = False,
+    boundary: bool = True,
+    tolerance: float | None = None,
+    thin: Sequence[str] = (),
+    objects: str | None = None,
     device: str | None = None,
     on_event: OnEvent | None = None,
     **reading: Any,
 ) -> Evaluation:
-    """Score a model on a split: confusion matrix, IoU, Dice, accuracies, intervals, a table, and pictures of cases.
+    """Score a model on a split: confusion matrix, IoU, Dice, accuracies, outlines, calibration, intervals, a table of
+    images, and pictures of cases.
 
     Args:
         bundle: a run or a bundle.
         data: data set; None takes the one that the run was trained on.
         split: "train", "val" or "test".
         out: results folder; default evaluation/SPLIT beside the bundle, SPLIT-L2 where pruned to level 2, SPLIT-OS8 at
-            output stride 8.
+            output stride 8, SPLIT-CRF where refined.
         tta: average over mirror images of the kinds that the model was trained with; refused where there are none.
         samples: average over this many passes with dropout on; refused for models without.
         prune_level: score only this part, 1 to 4, of a U-Net++ trained with deep supervision.
         output_stride: run a DeepLab v3 or v3+ at this stride, with the same weights.
+        crf: refine by a fully connected CRF: True takes what `tune_crf` has chosen, else the default; a mapping
+            replaces some of its settings.
+        boundary: measure outlines: BF score, boundary IoU, surface distances.
+        tolerance: pixels within which an outline is met; None is 0.75 % of each image's diagonal.
+        thin: classes whose skeletons are compared (clDice).
+        objects: class whose connected parts are scored as objects (V_Rand, V_Info).
     """
     tell = on_event or _silent
     folder = find_bundle(bundle)
@@ -194,13 +219,97 @@ def evaluate(
 
     name = split + ("" if prune_level is None else f"-L{prune_level}")
     name += "" if output_stride is None else f"-OS{output_stride}"
+    name += "" if crf is False else "-CRF"
     where = Path(out) if out is not None else home / "evaluation" / name
     way: dict[str, Any] = {"prune_level": prune_level, "output_stride": output_stride}
     predictor = load(folder, device=device, **way)
-    result = evaluate_split(predictor, dataset, split, where, tta=tta, dropout_samples=samples, on_image=on_image)
+    result = evaluate_split(
+        predictor, dataset, split, where, tta=tta, dropout_samples=samples, crf=_crf_settings(predictor, crf),
+        boundary=boundary, tolerance=tolerance, thin=thin, objects=objects, on_image=on_image,
+    )  # fmt: skip
     result = {**result, "data": str(dataset.root), "bundle": str(folder), **way}
     write_json(where / "scores.json", result)
     return Evaluation(where, result)
+
+
+def calibrate(
+    bundle: PathLike,
+    data: PathLike | None = None,
+    *,
+    split: str = "val",
+    seed: int = 0,
+    device: str | None = None,
+    on_event: OnEvent | None = None,
+    **reading: Any,
+) -> TemperatureResult:
+    """Choose the temperature of a model's probabilities on images that it was not trained on; keep it in its bundle.
+
+    Label maps stay as they are (but for windows that overlap, where the blending may tip); probabilities, uncertainties
+    and what `evaluate` says of calibration change.
+
+    Args:
+        bundle: a run or a bundle. Its config.json gets the temperature, its metrics.json the errors before and after.
+        data: data set; None takes the one that the run was trained on.
+        split: not "test" if test scores are to be reported.
+        seed: of the choice of pixels.
+    """
+    tell = on_event or _silent
+    folder = find_bundle(bundle)
+    home = folder.parent if folder.name == "bundle" else folder
+    dataset = _dataset_for(home, data, reading)
+    tell({"kind": "phase", "text": f"Calibrating on {split}"})
+
+    def on_image(done: int, total: int, name: str) -> None:
+        tell({"kind": "progress", "done": done, "total": total, "text": name})
+
+    return calibrate_bundle(load(folder, device=device), folder, dataset, split, seed=seed, on_image=on_image)
+
+
+def _crf_settings(predictor: Predictor, crf: Crf) -> CrfSettings | None:
+    """The CRF asked for: none, the model's, or the model's with other numbers."""
+    if crf is False:
+        return None
+    if crf is True:
+        return predictor.crf_settings()
+    return CrfSettings.from_json({**predictor.crf_settings().to_json(), **crf}, "crf")
+
+
+def tune_crf(
+    bundle: PathLike,
+    data: PathLike | None = None,
+    *,
+    split: str = "val",
+    images: int = 100,
+    iterations: int = 10,
+    seed: int = 0,
+    device: str | None = None,
+    on_event: OnEvent | None = None,
+    **reading: Any,
+) -> CrfTuning:
+    """Search the weights and widths of the CRF for a model; keep them in its bundle if they help.
+
+    Args:
+        bundle: a run or a bundle. Its config.json gets the settings, or none where the gain is not sure; its
+            metrics.json everything that was tried.
+        data: data set; None takes the one that the run was trained on.
+        split: not "test" if test scores are to be reported.
+        images: at most so many, chosen at random.
+        iterations: of the CRF.
+        seed: of the choice of images and of the bootstrap.
+    """
+    tell = on_event or _silent
+    folder = find_bundle(bundle)
+    home = folder.parent if folder.name == "bundle" else folder
+    dataset = _dataset_for(home, data, reading)
+    tell({"kind": "phase", "text": f"Tuning the CRF on {split}"})
+
+    def on_step(done: int, total: int, name: str) -> None:
+        tell({"kind": "progress", "done": done, "total": total, "text": name})
+
+    return tune_bundle_crf(
+        load(folder, device=device), folder, dataset, split, images=images, iterations=iterations, seed=seed,
+        on_step=on_step,
+    )  # fmt: skip
 
 
 def _dataset_for(home: Path, data: PathLike | None, reading: dict[str, Any]) -> Dataset:
@@ -234,6 +343,8 @@ def predict(
     seed: int = 0,
     prune_level: int | None = None,
     output_stride: int | None = None,
+    crf: Crf = False,
+    crf_steps: bool = False,
     device: str | None = None,
     on_event: OnEvent | None = None,
 ) -> Predictions:
@@ -249,6 +360,8 @@ def predict(
         samples: average over this many passes with dropout on, drawn from `seed`; refused for models without.
         prune_level: use only this part, 1 to 4, of a U-Net++ trained with deep supervision.
         output_stride: run a DeepLab v3 or v3+ at this stride, with the same weights.
+        crf: refine by a fully connected CRF, as for `evaluate`.
+        crf_steps: with crf, also write its iterations as a picture, crf_steps/NAME.png.
     Raises:
         InputError: no image found, a file that cannot be read, an output that cannot be written.
     """
@@ -256,15 +369,18 @@ def predict(
     listed = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     images = [image for one in listed for image in open_images(one)]
     predictor = load(bundle, device=device, prune_level=prune_level, output_stride=output_stride)
+    refining = _crf_settings(predictor, crf)
 
     def on_image(done: int, total: int, name: str) -> None:
         tell({"kind": "progress", "done": done, "total": total, "text": name})
 
     written, skipped = predict_files(
         predictor, images, out, overlays=overlays, probs=probs, uncertainty=uncertainty, overwrite=overwrite, tta=tta,
-        samples=samples, seed=seed, on_image=on_image,
+        samples=samples, seed=seed, crf=refining, crf_steps=crf_steps, on_image=on_image,
     )  # fmt: skip
-    return Predictions(Path(out), written, skipped)
+    if refining is None:
+        return Predictions(Path(out), written, skipped)
+    return Predictions(Path(out), written, skipped, refining.to_json(), refining == predictor.config.crf)
 
 
 def report(run: PathLike, *, out: PathLike | None = None) -> Path:

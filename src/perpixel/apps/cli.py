@@ -95,7 +95,8 @@ def check(
     with progress_events() as on_event:
         result = api.check(data, out=folder, on_event=on_event, **opt.chosen(context.params, opt.DATA_SETTINGS))
     if as_json:
-        print_document({**result.to_json(), "out": folder})
+        document = {name: value for name, value in result.to_json().items() if name != "train_classes"}
+        print_document({**document, "out": folder})
     else:
         console = screens.make_console()
         screens.show_check(console, result)
@@ -153,6 +154,9 @@ def train(
     start_from_partial: opt.StartFromPartial = None,
     loss: opt.Loss = None,
     class_weights: opt.ClassWeights = None,
+    rare_share: opt.RareShare = None,
+    rare_power: opt.RarePower = None,
+    repeat_threshold: opt.RepeatThreshold = None,
     batch_size: opt.BatchSize = None,
     crop: opt.Crop = None,
     scale: opt.Scale = None,
@@ -226,6 +230,12 @@ def evaluate(
     samples: opt.Samples = None,
     prune_level: opt.PruneLevel = None,
     output_stride: opt.OutputStride = None,
+    crf: opt.Crf = False,
+    crf_option: opt.CrfOptions = None,
+    boundary: opt.Boundary = True,
+    tolerance: opt.Tolerance = None,
+    thin: opt.Thin = None,
+    objects: opt.Objects = None,
     out: opt.Out = None,
     format: opt.Format = None,
     classes: opt.Classes = None,
@@ -235,13 +245,14 @@ def evaluate(
     snap: opt.Snap = None,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Score a trained model: confusion matrix, IoU of every class, intervals, worst cases."""
+    """Score a trained model: confusion matrix, IoU and outlines of every class, intervals, worst cases."""
     from perpixel.apps import api
 
     with progress_events() as on_event:
         settings = opt.chosen(context.params, opt.DATA_SETTINGS)
         way = {"prune_level": prune_level, "output_stride": output_stride, "samples": samples}
-        settings |= opt.chosen(way)
+        settings |= opt.chosen(way) | opt.chosen(context.params, ("boundary", "tolerance", "thin", "objects"))
+        settings["crf"] = opt.parse_crf(crf, crf_option)
         result = api.evaluate(run, data, split=split, out=out, tta=tta, on_event=on_event, **settings)
     if as_json:
         return print_document({"path": result.path, **result.scores})
@@ -252,6 +263,68 @@ def evaluate(
         [("evaluation", f"{screens.relative(result.path)} (scores.json, per_image.csv, cases)")],
         [screens.command("perpixel", "report", run)],
     )
+
+
+@app.command()
+def calibrate(
+    context: typer.Context,
+    run: opt.Run,
+    data: opt.OptionalData = None,
+    split: Annotated[str, typer.Option(help="Images to choose the temperature on: val, train or test.")] = "val",
+    seed: opt.Seed = None,
+    format: opt.Format = None,
+    classes: opt.Classes = None,
+    splits: opt.Splits = None,
+    group: opt.Group = None,
+    ignore_values: opt.Ignore = None,
+    snap: opt.Snap = None,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Make probabilities believable: choose a temperature on the validation images and keep it in the bundle."""
+    from perpixel.apps import api
+
+    with progress_events() as on_event:
+        settings = opt.chosen(context.params, ("seed", *opt.DATA_SETTINGS))
+        result = api.calibrate(run, data, split=split, on_event=on_event, **settings)
+    if as_json:
+        return print_document(result.to_json())
+    console = screens.make_console()
+    screens.show_temperature(console, result.to_json())
+    made = [("temperature", f"{result.temperature:g}, in the config.json of the bundle")]
+    screens.end(console, made, [screens.command("perpixel", "evaluate", run)])
+
+
+@app.command("tune-crf")
+def tune_crf(
+    context: typer.Context,
+    run: opt.Run,
+    data: opt.OptionalData = None,
+    split: Annotated[str, typer.Option(help="Images to search on: val, train or test.")] = "val",
+    images: Annotated[
+        int | None, typer.Option(min=2, help="At most so many (default: 100).", show_default=False)
+    ] = None,
+    iterations: Annotated[int | None, typer.Option(min=1, help="Of the CRF (default: 10).", show_default=False)] = None,
+    seed: opt.Seed = None,
+    format: opt.Format = None,
+    classes: opt.Classes = None,
+    splits: opt.Splits = None,
+    group: opt.Group = None,
+    ignore_values: opt.Ignore = None,
+    snap: opt.Snap = None,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Search weights and widths of the CRF on the validation images; keep them in the bundle if they help."""
+    from perpixel.apps import api
+
+    with progress_events() as on_event:
+        settings = opt.chosen(context.params, ("images", "iterations", "seed", *opt.DATA_SETTINGS))
+        result = api.tune_crf(run, data, split=split, on_event=on_event, **settings)
+    if as_json:
+        return print_document(result.to_json())
+    console = screens.make_console()
+    screens.show_crf(console, result.to_json())
+    made = [("CRF", "in the config.json of the bundle" if result.helps else "none kept: it does not surely help")]
+    screens.end(console, made, [screens.command("perpixel", "evaluate", run, *(["--crf"] if result.helps else []))])
 
 
 @app.command()
@@ -268,24 +341,33 @@ def predict(
     seed: opt.Seed = None,
     prune_level: opt.PruneLevel = None,
     output_stride: opt.OutputStride = None,
+    crf: opt.Crf = False,
+    crf_option: opt.CrfOptions = None,
+    crf_steps: Annotated[bool, typer.Option("--crf-steps", help="With --crf: also draw its iterations.")] = False,
     as_json: opt.AsJson = False,
 ) -> None:
     """Label every pixel of images: indexed PNGs of the input's size and name, and overlays."""
     from perpixel.apps import api
 
     way = {"prune_level": prune_level, "output_stride": output_stride, "samples": samples, "seed": seed}
+    refining = opt.parse_crf(crf or crf_steps, crf_option)
     with progress_events() as on_event:
         result = api.predict(
             run, inputs, out=out, overlays=overlays, probs=probs, uncertainty=uncertainty, overwrite=overwrite, tta=tta,
-            on_event=on_event, **opt.chosen(way),
+            crf=refining, crf_steps=crf_steps, on_event=on_event, **opt.chosen(way),
         )  # fmt: skip
     if as_json:
-        return print_document({"out": result.out, "written": result.written, "skipped": result.skipped})
+        document = {"out": result.out, "written": result.written, "skipped": result.skipped}
+        return print_document(document | ({"crf": result.crf} if result.crf else {}))
     console = screens.make_console()
     skipped = (
         f", {len(result.skipped):,} were there already (--overwrite predicts them again)" if result.skipped else ""
     )
     console.print(f"{plural(len(result.written), 'label map')} written{skipped}", style="bold", soft_wrap=True)
+    if result.crf and not result.crf_is_tuned:
+        console.print(
+            "refined by a CRF whose settings were not chosen for this model: perpixel tune-crf does", soft_wrap=True
+        )
     screens.end(
         console,
         [("label maps", screens.relative(result.out))],

@@ -48,6 +48,8 @@ class TrainConfig(BaseModel):
     loss: str | None = None
     class_weights: str | None = None
     rare_share: float | None = Field(default=None, ge=0, le=1)
+    rare_power: float | None = Field(default=None, ge=0, le=2)
+    repeat_threshold: float | None = Field(default=None, ge=0, le=1)
     batch_size: int | None = Field(default=None, ge=1)
     crop: tuple[int, int] | None = None
     scale: float | None = Field(default=None, gt=0, le=4)
@@ -92,8 +94,9 @@ class TrainConfig(BaseModel):
 
     def given(self) -> dict[str, Any]:
         """What the user decided instead of the plan, under the plan's names."""
-        recipe = ("loss", "class_weights", "rare_share", "learning_rate", "optimizer", "schedule", "weight_decay")
-        names = ("options", "batch_size", "scale", *recipe)
+        recipe = ("loss", "class_weights", "learning_rate", "optimizer", "schedule", "weight_decay")
+        sampling = ("rare_share", "rare_power", "repeat_threshold")
+        names = ("options", "batch_size", "scale", *recipe, *sampling)
         chosen = {name: getattr(self, name) for name in names if getattr(self, name) not in (None, {})}
         if self.crop is not None:
             chosen["crop"] = list(self.crop)

@@ -16,6 +16,7 @@ LENGTH_PANEL = "How long"
 NET_PANEL = "The net"
 RECIPE_PANEL = "How it learns (left out: chosen by the plan)"
 MACHINE_PANEL = "The machine"
+MEASURE_PANEL = "What is measured"
 
 Data = Annotated[
     Path, typer.Argument(help="Folder, or file (CSV, COCO JSON), of images and masks.", show_default=False)
@@ -173,7 +174,8 @@ StartFromPartial = Annotated[
 Loss = Annotated[
     str | None,
     typer.Option(
-        help="ce, bce, focal:gamma=2, dice, iou, msssim, hybrid; sums of them as 0.5*ce+dice.",
+        help="ce, bce, focal:gamma=2, dice, lovasz, tversky, ohem, border_ce, ... (docs/losses.md lists all); "
+        "sums of them as 0.5*ce+dice.",
         show_default=False,
         rich_help_panel=RECIPE_PANEL,
     ),
@@ -181,7 +183,39 @@ Loss = Annotated[
 ClassWeights = Annotated[
     str | None,
     typer.Option(
-        help="none, inverse, sqrt_inverse, median_frequency, enet.", show_default=False, rich_help_panel=RECIPE_PANEL
+        help="none, inverse, sqrt_inverse, median_frequency, enet, effective_number.",
+        show_default=False,
+        rich_help_panel=RECIPE_PANEL,
+    ),
+]
+RareShare = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Share of crops that are placed on a class of the image instead of anywhere.",
+        show_default=False,
+        rich_help_panel=RECIPE_PANEL,
+    ),
+]
+RarePower = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=2,
+        help="That class is drawn with a chance of its pixels ** -power: 0 = all alike, 0.5 = rare ones more often.",
+        show_default=False,
+        rich_help_panel=RECIPE_PANEL,
+    ),
+]
+RepeatThreshold = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Images with a class that is in less than this share of the images come more often; 0 = never.",
+        show_default=False,
+        rich_help_panel=RECIPE_PANEL,
     ),
 ]
 BatchSize = Annotated[
@@ -237,9 +271,53 @@ Samples = Annotated[
         min=0, help="Average over this many passes with dropout on, for models that have it.", show_default=False
     ),
 ]
+Crf = Annotated[
+    bool,
+    typer.Option("--crf", help="Refine by a fully connected CRF, as tune-crf has chosen it, else its default."),
+]
+CrfOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--crf-option",
+        metavar="KEY=VALUE",
+        help="With --crf: a setting in place of that one, as bilateral_width=60; may be repeated.",
+        show_default=False,
+    ),
+]
 PruneLevel = Annotated[
     int | None,
     typer.Option(help="1 to 4: only this part of a U-Net++ trained with deep supervision: faster.", show_default=False),
+]
+Boundary = Annotated[
+    bool,
+    typer.Option("--boundary/--no-boundary", help="Measure outlines as well.", rich_help_panel=MEASURE_PANEL),
+]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(
+        metavar="PIXELS",
+        help="How near an outline is met (default: 0.75 % of the image's diagonal).",
+        show_default=False,
+        rich_help_panel=MEASURE_PANEL,
+    ),
+]
+Thin = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CLASS",
+        help="Compare the skeletons of this class (clDice); may be repeated.",
+        show_default=False,
+        rich_help_panel=MEASURE_PANEL,
+    ),
+]
+Objects = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CLASS",
+        help="Score the connected parts of this class as objects (V_Rand, V_Info).",
+        show_default=False,
+        rich_help_panel=MEASURE_PANEL,
+    ),
 ]
 OutputStride = Annotated[
     int | None,
@@ -278,7 +356,7 @@ def refuse_with_resume(settings: dict[str, Any], whose: str) -> None:
         )
 
 
-def parse_pairs(pairs: list[str] | None) -> dict[str, Any]:
+def parse_pairs(pairs: list[str] | None, option: str = "-O") -> dict[str, Any]:
     """["width=32", "norm=group"] -> {"width": 32, "norm": "group"}.
 
     Values are numbers, true, false, none, [lists], or else text.
@@ -291,11 +369,22 @@ def parse_pairs(pairs: list[str] | None) -> dict[str, Any]:
         key, equals, text = pair.partition("=")
         key = key.strip().replace("-", "_")
         if not equals or not key:
-            raise InputError(f"-O '{pair}': no key=value: write for example -O width=32")
+            raise InputError(f"{option} '{pair}': no key=value: write for example {option} width=32")
         if key in options:
-            raise InputError(f"-O '{pair}': '{key}' is given twice: keep one of them")
+            raise InputError(f"{option} '{pair}': '{key}' is given twice: keep one of them")
         options[key] = _parse_value(text.strip())
     return options
+
+
+def parse_crf(wanted: bool, pairs: list[str] | None) -> bool | dict[str, Any]:
+    """--crf and --crf-option as the API takes them.
+
+    Raises:
+        InputError: settings without --crf.
+    """
+    if pairs and not wanted:
+        raise InputError(f"--crf-option {pairs[0]}: works with --crf only: add it")
+    return parse_pairs(pairs, "--crf-option") or wanted
 
 
 def _parse_value(text: str) -> Any:

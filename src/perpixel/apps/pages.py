@@ -16,6 +16,7 @@ FILTERS = {
     "interval": wording.format_interval,
     "count": wording.format_count,
     "large": wording.format_large,
+    "length_px": wording.format_length,
     "share": wording.format_share,
     "rate": wording.format_rate,
     "duration": wording.format_duration,

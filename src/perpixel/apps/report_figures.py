@@ -109,6 +109,32 @@ def _plot_rate(axes: Axes, steps: list[float], values: list[float]) -> None:
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
 
 
+def draw_reliability(bins: Sequence[dict[str, Any]]) -> str | None:
+    """Reliability diagram of the bins of a scores.json, as SVG text; None where no bin holds a pixel.
+
+    Bars: share of correct pixels of each bin of confidence, as dark as the bin is full. The dashed diagonal is where
+    they should end.
+    """
+    total = sum(row["pixels"] for row in bins if is_number(row.get("pixels")))
+    if not total:
+        return None
+    width = 1 / len(bins)
+
+    def plot(axes: Axes) -> None:
+        for place, row in enumerate(bins):
+            if is_number(row.get("accuracy")) and row["pixels"]:
+                shade = 0.25 + 0.75 * (row["pixels"] / total) ** 0.5
+                axes.bar((place + 0.5) * width, row["accuracy"], width * 0.92, color=BLUE, alpha=shade)
+        axes.plot([0, 1], [0, 1], color=ORANGE, linewidth=1.2, linestyle="--", label="as sure as right")
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.set_xlabel("confidence")
+        axes.set_ylabel("share correct")
+        _legend(axes)
+
+    return draw_panel(plot, "reliability", inches=(3.6, 3.0))
+
+
 def _legend(axes: Axes) -> None:
     axes.legend(frameon=False, fontsize=9, handlelength=1.2)
 

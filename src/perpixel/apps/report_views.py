@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perpixel.apps.report_figures import CASE_PIXELS, SHEET_PIXELS, embed_picture
+from perpixel.apps.report_figures import CASE_PIXELS, SHEET_PIXELS, draw_reliability, embed_picture
 from perpixel.apps.report_parts import RunParts
 from perpixel.apps.wording import (
     format_duration,
@@ -32,6 +32,13 @@ SCORES = (
     ("pixel_accuracy", "pixel accuracy"),
     ("mean_accuracy", "mean accuracy"),
     ("frequency_weighted_iou", "frequency-weighted IoU"),
+)
+BOUNDARY_SCORES = (
+    ("bf_score", "BF score"),
+    ("boundary_miou", "boundary mIoU"),
+    ("mean_nsd", "mean NSD"),
+    ("mean_hd95", "mean HD95, pixels"),
+    ("mean_asd", "mean distance, pixels"),
 )
 # Printed where an evaluation does not carry its own definitions.
 DEFINITIONS = {
@@ -120,6 +127,57 @@ def view_classes(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "colour": css_colour(colours[i] if i < len(colours) else None),
             }
         )
+    return rows
+
+
+def view_boundaries(scores: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Outlines of every class, and the means over classes; None where they were not measured."""
+    rows = [row for row in (scores or {}).get("per_class") or [] if "bf" in row]
+    if scores is None or not rows:
+        return None
+    colours, intervals = scores.get("colours") or [], scores.get("intervals") or {}
+    keys = ("name", "bf", "boundary_iou", "nsd", "hd95", "asd", "one_sided_images")
+    means = [
+        {"key": key, "title": title, "value": scores["scores"].get(key), "interval": intervals.get(key)}
+        for key, title in BOUNDARY_SCORES
+    ]
+    return {
+        "rows": [
+            {**{key: row.get(key) for key in keys}, "colour": css_colour(colours[i] if i < len(colours) else None)}
+            for i, row in enumerate(rows)
+        ],
+        "means": means,
+        "near": str((scores.get("boundary") or {}).get("near", "")),
+    }
+
+
+def view_calibration(scores: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The reliability diagram and its numbers; None where they were not measured."""
+    found = (scores or {}).get("calibration") or {}
+    figure = draw_reliability(found.get("bins") or [])
+    if scores is None or figure is None:
+        return None
+    accuracy = scores["scores"].get("pixel_accuracy")
+    return {**{key: found.get(key) for key in ("ece", "mce", "mean_confidence")}, "accuracy": accuracy, "svg": figure}
+
+
+def view_special(scores: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Thin classes and objects, as rows of name, value and definition."""
+    rows: list[dict[str, Any]] = []
+    definitions = view_definitions(scores)
+    for thin in (scores or {}).get("thin") or []:
+        for key, title in (
+            ("cldice", "clDice"),
+            ("topology_precision", "topology precision"),
+            ("topology_sensitivity", "topology sensitivity"),
+        ):
+            name = f"{title} of {thin['name']}"
+            rows.append({"title": name, "value": thin[key], "meaning": definitions.get(key, "")})
+    objects = (scores or {}).get("objects") or {}
+    for key, title in (("v_rand", "V_Rand"), ("v_info", "V_Info"), ("rand_error", "Rand error")):
+        if key in objects:
+            title = f"{title} of {objects['class']}"
+            rows.append({"title": title, "value": objects[key], "meaning": definitions.get(key, "")})
     return rows
 
 

@@ -18,6 +18,7 @@ from perpixel.apps.wording import (
     format_duration,
     format_interval,
     format_large,
+    format_length,
     format_rate,
     format_score,
     format_setting,
@@ -39,6 +40,13 @@ SCORE_TITLES = {
     "mean_accuracy": "mean accuracy",
     "frequency_weighted_iou": "frequency-weighted IoU",
 }
+# The definitions in full are in scores.json and in the report.
+MEANING = (
+    "IoU: correct pixels over true or predicted ones, counted over the whole split; mIoU: mean over the classes that "
+    "occur; accuracy: share of a class's true pixels that are found; precision: share of its predicted ones that are so"
+)
+BOUNDARY_TITLES = {"bf_score": "BF score", "boundary_miou": "boundary mIoU", "mean_nsd": "mean NSD"}
+PAIR_TITLES = {"v_rand": "V_Rand", "v_info": "V_Info"}
 
 
 def make_console(file: TextIO | None = None) -> Console:
@@ -154,7 +162,9 @@ def show_scores(console: Console, scores: Mapping[str, Any]) -> None:
     if format_way(scores):
         table.add_row("predicted by", format_way(scores))
     intervals = scores.get("intervals") or {}
-    for key, title in SCORE_TITLES.items():
+    for key, title in (SCORE_TITLES | BOUNDARY_TITLES).items():
+        if key in BOUNDARY_TITLES and key not in scores["scores"]:
+            continue
         interval = format_interval(intervals.get(key))
         style = "bold green" if key == "miou" else ""
         table.add_row(
@@ -163,10 +173,34 @@ def show_scores(console: Console, scores: Mapping[str, Any]) -> None:
                 (format_score(scores["scores"].get(key)), style), (f"  {interval}" if interval else "", "dim")
             ),
         )
+    _add_further_scores(table, scores)
     console.print(table)
     if intervals:
-        console.print(Text("ranges: 95 % bootstrap intervals over images", style="dim"))
+        over = scores.get("intervals_over", "images")
+        console.print(Text(f"ranges: 95 % bootstrap intervals over {over}", style="dim"))
     _show_class_scores(console, scores.get("per_class") or [])
+    console.print(Text(MEANING, style="dim"))
+    _show_boundaries(console, scores)
+
+
+def _add_further_scores(table: Table, scores: Mapping[str, Any]) -> None:
+    """Calibration, thin classes and objects, where they were measured."""
+    calibration = scores.get("calibration") or {}
+    if is_number(calibration.get("ece")):
+        confidence = format_score(calibration.get("mean_confidence"))
+        table.add_row("calibration error", f"{format_score(calibration['ece'])}  (ECE; mean confidence {confidence})")
+    for row in scores.get("thin") or []:
+        sides = f"precision {format_score(row['topology_precision'])}, "
+        sides += f"sensitivity {format_score(row['topology_sensitivity'])}"
+        table.add_row(f"clDice of {printable(row['name'])}", f"{format_score(row['cldice'])}  ({sides})")
+    objects = scores.get("objects") or {}
+    for key, title in PAIR_TITLES.items():
+        if key in objects:
+            sides = f"split {format_score(objects[f'{key}_split'])}, merge {format_score(objects[f'{key}_merge'])}"
+            name = printable(objects["class"])
+            table.add_row(f"{title} of {name}", f"{format_score(objects[key])}  ({sides})")
+    if objects:
+        table.add_row("Rand error", f"{format_score(objects['rand_error'])}  (borders as they are)")
 
 
 def _show_class_scores(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -177,6 +211,52 @@ def _show_class_scores(console: Console, rows: Sequence[Mapping[str, Any]]) -> N
         bar = Text("█" * round(BAR_CELLS * value) if is_number(value) else "", style="blue")
         cells = [format_score(row.get(key)) for key in ("iou", "dice", "accuracy", "precision")]
         table.add_row(printable(row["name"]), *cells, format_count(row.get("images")), bar)
+    console.print(table)
+
+
+def _show_boundaries(console: Console, scores: Mapping[str, Any]) -> None:
+    """One row a class about its outlines, where they were measured."""
+    rows = [row for row in scores.get("per_class") or [] if "bf" in row]
+    if not rows:
+        return
+    table = _table("outlines of", "BF", "boundary IoU", "NSD", "HD95 px", "mean distance px", "one-sided")
+    for row in rows:
+        shares = [format_score(row.get(key)) for key in ("bf", "boundary_iou", "nsd")]
+        lengths = [format_length(row.get(key)) for key in ("hd95", "asd")]
+        table.add_row(printable(row["name"]), *shares, *lengths, format_count(row.get("one_sided_images")))
+    console.print(table)
+    near = (scores.get("boundary") or {}).get("near", "")
+    note = f"BF, NSD: outlines met within {near}; boundary IoU: of bands along them; HD95: 95 % of each lies nearer; "
+    note += "one-sided: images in which only truth or prediction has the class, their distance is the diagonal"
+    console.print(Text(note, style="dim"))
+
+
+def show_temperature(console: Console, result: Mapping[str, Any]) -> None:
+    """The temperature and what it changed."""
+    table = _facts()
+    table.add_row("temperature", Text(f"{result['temperature']:g}", style="bold green"))
+    pixels = f"{result['pixels']:,} pixels of {result['images']:,} {printable(result['split'])} images"
+    table.add_row("chosen on", pixels)
+    for key, title in (("nll", "negative log-likelihood"), ("ece", "calibration error")):
+        before, after = (format_score(result[f"{key}_{when}"]) for when in ("before", "after"))
+        table.add_row(title, f"{before} before, {after} after")
+    console.print(table)
+
+
+def show_crf(console: Console, result: Mapping[str, Any]) -> None:
+    """What the search of the CRF's settings found."""
+    table = _facts()
+    interval = format_interval(result["interval"])
+    verdict = "it helps" if result["helps"] else "no sure gain"
+    style = "bold green" if result["helps"] else "bold"
+    table.add_row("gain in mIoU", Text.assemble((f"{result['gain']:+.3f}", style), (f"  {interval}: {verdict}", "")))
+    before, after = (format_score(result[f"miou_{when}"]) for when in ("before", "after"))
+    table.add_row("mIoU", f"{before} without, {after} with")
+    images = f"{result['images']:,} {printable(result['split'])} images"
+    table.add_row("on", f"{images}, each half scored under what is best on the other")
+    table.add_row("settings tried", f"{len(result['tried'])}")
+    for name in ("bilateral_weight", "bilateral_width", "bilateral_range", "spatial_weight", "spatial_width"):
+        table.add_row(f"best {name}", format_setting(result["settings"][name]))
     console.print(table)
 
 

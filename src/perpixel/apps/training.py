@@ -36,6 +36,7 @@ from perpixel.data import (
     open_dataset,
     overlay_sheet,
     refuse,
+    repeat_factors,
     save_classes,
     save_splits,
 )
@@ -58,6 +59,7 @@ from perpixel.planning import (
     COARSE_SHARE,
     Machine,
     Plan,
+    class_chances,
     has_normalisation,
     label_facts,
     make_plan,
@@ -117,6 +119,7 @@ def prepare_run(config: TrainConfig, *, on_event: OnEvent, known: CheckResult | 
         on_event({"kind": "phase", "text": f"Note: {hardware.name} has no native bf16; it will be slow"})
     dataset = open_data(config)
     result = known or check_data(dataset, on_event=on_event)
+    _try_loss(config, dataset)
     if start is not None:
         compare_data(start, channels=result.fingerprint.channels, classes=dataset.classes, on_event=on_event)
     on_event({"kind": "phase", "text": "Planning: timing nets on this machine"})
@@ -165,7 +168,7 @@ def check_names(config: TrainConfig) -> None:
     if config.optimizer not in (None, "adamw", "sgd"):
         raise InputError(f"unknown optimizer '{config.optimizer}'{did_you_mean(config.optimizer, ['adamw', 'sgd'])}")
     if config.loss is not None:
-        create_loss(config.loss)
+        create_loss(config.loss)  # whether it suits the classes shows once they are known: `_try_loss`
     if config.class_weights is not None:
         class_weights(config.class_weights, [1, 1], [1, 1])
     if config.model != "auto":
@@ -173,6 +176,15 @@ def check_names(config: TrainConfig) -> None:
             create_model(
                 config.model, **{**config.options, "weights": None} if "weights" in config.options else config.options
             )
+
+
+def _try_loss(config: TrainConfig, dataset: Dataset) -> None:
+    """Refuse a loss that cannot take this number of classes before anything slow is done."""
+    if config.loss in (None, "ce"):
+        return  # they suit any number
+    num_classes = dataset.classes.num_classes
+    loss = create_loss(config.loss, class_pixels=[1] * num_classes)
+    loss(torch.zeros(1, num_classes, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64))
 
 
 def _plan(config: TrainConfig, dataset: Dataset, check: CheckResult, machine: Machine) -> Plan:
@@ -313,7 +325,7 @@ def finish_run(
     is_extended = any(leg.reason.startswith("extended") for leg in folder.legs().legs)
     recipe = _recipe(config, plan, spent_s=spent_s, is_extended=is_extended)
     bundle_config = _bundle_config(folder, config, plan, data)
-    task = _task(config, plan, data, model, bundle_config, fabric, on_event)
+    task = _task(folder, config, plan, data, model, bundle_config, fabric, on_event)
     sinks = [on_event]
     if config.tensorboard and fabric.is_global_zero:
         sinks.append(tensorboard_sink(folder.path / "tensorboard", list(data.classes.names)))
@@ -424,6 +436,7 @@ def _versions() -> dict[str, str]:
 
 
 def _task(
+    folder: RunFolder,
     config: TrainConfig,
     plan: Plan,
     dataset: Dataset,
@@ -445,6 +458,7 @@ def _task(
         offset=(plan["label_offset"][0] * bundle_config.scale, plan["label_offset"][1] * bundle_config.scale),
         fit_size=None if valid is None else valid.fit_size,
         rare_share=plan["rare_share"],
+        **_sampling(folder, plan, dataset),
         cache_bytes=int(find_hardware("cpu").memory_bytes * CACHE_SHARE) or 2**30,
     )
     on_gpu = fabric.device.type != "cpu"
@@ -456,7 +470,7 @@ def _task(
     return SemanticTask(
         crops=crops,
         batch_size=plan["batch_size"],
-        loss=_loss(plan, dataset),
+        loss=_loss(folder, plan, dataset),
         aux_weights=tuple(getattr(model, "aux_weights", ())),
         dataset=dataset,
         samples=dataset.split("val"),
@@ -468,11 +482,29 @@ def _task(
     )
 
 
-def _loss(plan: Plan, dataset: Dataset) -> nn.Module:
+def _sampling(folder: RunFolder, plan: Plan, dataset: Dataset) -> dict[str, Any]:
+    """How rare classes are shown more often; from what the run wrote down, so that a resumed one draws alike."""
+    if "repeat_threshold" not in plan:  # begun before there was a choice
+        return {}
+    pixels = folder.read("fingerprint.json")["class_pixels"]["train"]
+    settings: dict[str, Any] = {"class_chances": class_chances(pixels, plan["rare_power"])}
+    if plan["repeat_threshold"]:
+        found = folder.read("check.json")["train_classes"]
+        classes_of = [found.get(sample.name, []) for sample in dataset.split("train")]
+        settings["repeats"] = repeat_factors(classes_of, threshold=plan["repeat_threshold"])
+    return settings
+
+
+def _loss(folder: RunFolder, plan: Plan, dataset: Dataset) -> nn.Module:
     weights = None
     if plan["class_weights"] != "none":
         weights = torch.tensor(plan["class_weight_values"], dtype=torch.float32)
-    return create_loss(plan["loss"], class_weights=weights, ignore_index=dataset.classes.ignore_index)
+    return create_loss(
+        plan["loss"],
+        class_weights=weights,
+        ignore_index=dataset.classes.ignore_index,
+        class_pixels=folder.read("fingerprint.json")["class_pixels"]["train"],
+    )
 
 
 def _hand_over(folder: RunFolder, fit: Fit, config: BundleConfig) -> None:

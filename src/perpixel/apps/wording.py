@@ -60,6 +60,13 @@ def format_rate(value: Any) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2g}"
 
 
+def format_length(value: Any) -> str:
+    """4.237 -> '4.24', 31.24 -> '31.2', 600.0 -> '600': a distance in pixels."""
+    if not is_number(value):
+        return MISSING
+    return f"{value:.2f}" if value < 9.995 else f"{value:.1f}" if value < 99.95 else f"{value:,.0f}"
+
+
 def format_duration(seconds: Any) -> str:
     """4.21 -> '4.2 s', 125 -> '2 min 05 s', 3780 -> '1 h 03 min'."""
     if not is_number(seconds):
@@ -84,6 +91,8 @@ def format_way(scores: Mapping[str, Any]) -> str:
         words.append("mean over mirror images")
     if is_number(scores.get("dropout_samples")) and scores["dropout_samples"]:
         words.append(f"mean of {plural(scores['dropout_samples'], 'pass with dropout', 'passes with dropout')}")
+    if scores.get("crf"):
+        words.append("refined by a CRF")
     return ", ".join(words)
 
 

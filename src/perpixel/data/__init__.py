@@ -7,6 +7,7 @@ from perpixel.data.check_sheet import overlay_sheet
 from perpixel.data.dataset import Dataset, open_dataset, open_images, save_classes, save_splits
 from perpixel.data.fingerprint import Fingerprint
 from perpixel.data.formats import FORMATS
+from perpixel.data.repeats import repeat_factors
 from perpixel.data.sample import FileMask, MaskSource, ObjectMasks, PolygonMask, Sample, Shape
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "open_images",
     "overlay_sheet",
     "refuse",
+    "repeat_factors",
     "save_classes",
     "save_splits",
 ]

@@ -7,7 +7,7 @@ and no generator state has to be saved.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from perpixel.data.dataset import Dataset
+from perpixel.data.repeats import pass_length, pass_order
 from perpixel.data.sample import Sample
 from perpixel.data.transforms import Augmentation, draw_colour, draw_geometry, recolour, warp
 from perpixel.images import Normalisation, resize_image
@@ -85,7 +86,9 @@ class TrainingCrops(TorchDataset):
         margin: extra pixels of true context on each side of the image (not of the target), for valid-padding nets.
         offset: how far label maps lie (below, right of) their images, in pixels at working scale; kept by every draw.
         fit_size: the smallest input (h, w) of the net, no smaller than the given one; valid-padding nets have it.
-        rare_share: share of draws whose crop is placed on a class drawn with equal chance from those in the image.
+        rare_share: share of draws whose crop is placed on a class drawn from those in the image.
+        class_chances: (K,) relative chance of each class to be the one drawn; None = all alike.
+        repeats: (N,) how often each sample comes in a pass, 1 or more (see `data.repeats`); None = once.
     """
 
     def __init__(
@@ -102,12 +105,16 @@ class TrainingCrops(TorchDataset):
         offset: tuple[float, float] = (0.0, 0.0),
         fit_size: Callable[[tuple[int, int]], tuple[int, int]] | None = None,
         rare_share: float = 0.0,
+        class_chances: Sequence[float] | None = None,
+        repeats: Sequence[float] | np.ndarray | None = None,
         cache_bytes: int = 2**31,
     ) -> None:
         self.dataset, self.samples, self.crop, self.scale = dataset, samples, crop, scale
         self.normalisation, self.augmentation = normalisation, augmentation
         self.offset = offset
         self.seed, self.margin, self.fit_size, self.rare_share = seed, margin, fit_size, rare_share
+        self.class_chances = None if class_chances is None else np.asarray(class_chances, np.float64)
+        self.repeats = np.ones(len(samples)) if repeats is None else np.asarray(repeats, np.float64)
         self.cache_bytes, self._cached_bytes = cache_bytes, 0
         self._cache: OrderedDict[int, Source] = OrderedDict()
         self._order: tuple[int, np.ndarray] | None = None
@@ -117,9 +124,9 @@ class TrainingCrops(TorchDataset):
 
     def sample_of(self, draw: int) -> int:
         """Index of the sample of a draw: a fresh permutation for each pass over the data."""
-        epoch, place = divmod(draw, len(self.samples))
+        epoch, place = divmod(draw, pass_length(self.repeats))
         if self._order is None or self._order[0] != epoch:
-            self._order = epoch, np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.samples))
+            self._order = epoch, pass_order(self.repeats, seed=self.seed, epoch=epoch)
         return int(self._order[1][place])
 
     def source(self, index: int) -> Source:
@@ -142,10 +149,7 @@ class TrainingCrops(TorchDataset):
         padded = max(1, self.crop[0] // shrink) + around, max(1, self.crop[1] // shrink) + around
         if self.fit_size is not None:
             padded = self.fit_size(padded)
-        centre = None
-        if source.centres and rng.random() < self.rare_share:
-            places = source.centres[sorted(source.centres)[rng.integers(len(source.centres))]]
-            centre = tuple(places[rng.integers(len(places))])
+        centre = self._centre(source, rng) if source.centres and rng.random() < self.rare_share else None
         geometry = draw_geometry(
             rng, self.augmentation, source=source.image.shape[:2], crop=padded, centre=centre, shrink=shrink
         )
@@ -165,6 +169,20 @@ class TrainingCrops(TorchDataset):
             rng=rng,
         )
         return image, target, self.samples[index].name
+
+    def _centre(self, source: Source, rng: np.random.Generator) -> tuple[float, float] | None:
+        """(row, col) of a pixel of a class drawn from those in the image; None if none of them has a chance."""
+        ids = sorted(source.centres)
+        if self.class_chances is None:
+            drawn = int(rng.integers(len(ids)))
+        else:
+            chances = self.class_chances[ids]
+            if not chances.any():
+                return None
+            drawn = int(rng.choice(len(ids), p=chances / chances.sum()))
+        places = source.centres[ids[drawn]]
+        row, col = places[rng.integers(len(places))]
+        return row, col
 
 
 def collate(draws: list[tuple[np.ndarray, np.ndarray, str]]) -> Batch:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -45,11 +45,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The outcome of a check; `problems` are sorted: errors, warnings, infos, in the order of the samples."""
+    """The outcome of a check; `problems` are sorted: errors, warnings, infos, in the order of the samples.
+
+    `train_classes` holds the classes in each labelled image of the train split, by name.
+    """
 
     fingerprint: Fingerprint
     problems: tuple[Problem, ...]
     notes: tuple[str, ...] = ()
+    train_classes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def errors(self) -> tuple[Problem, ...]:
@@ -60,20 +64,22 @@ class CheckResult:
         return tuple(problem for problem in self.problems if problem.severity == "warning")
 
     def to_json(self) -> dict[str, Any]:
-        """{"fingerprint", "problems", "notes", "counts"} of plain values."""
+        """{"fingerprint", "problems", "notes", "counts", "train_classes"} of plain values."""
         counts = Counter(problem.severity for problem in self.problems)
         return {
             "counts": {severity: counts[severity] for severity in SEVERITIES},
             "problems": [asdict(problem) for problem in self.problems],
             "notes": list(self.notes),
             "fingerprint": self.fingerprint.to_json(),
+            "train_classes": {name: list(classes) for name, classes in self.train_classes.items()},
         }
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> CheckResult:
         """Read what `to_json` wrote."""
         problems = tuple(Problem(**problem) for problem in content["problems"])
-        return cls(Fingerprint.from_json(content["fingerprint"]), problems, tuple(content["notes"]))
+        classes = {name: tuple(each) for name, each in content.get("train_classes", {}).items()}
+        return cls(Fingerprint.from_json(content["fingerprint"]), problems, tuple(content["notes"]), classes)
 
 
 SEVERITIES = ("error", "warning", "info")
@@ -100,12 +106,15 @@ def check_dataset(
     tally = FingerprintTally(list(dataset.classes.names), "train" if dataset.splits.get("train") else None)
     problems: list[Problem] = []
     contents: dict[str, list[tuple[str, Sample]]] = {}
+    train_classes: dict[str, tuple[int, ...]] = {}
     found = map_threads(lambda item: examine(dataset, item[1]), listed, workers)
     for done, ((split, sample), findings) in enumerate(zip(listed, found), 1):
         problems.extend(findings.problems)
         if findings.facts is not None:
             tally.add(sample.name, split, findings.facts)
             contents.setdefault(findings.facts.image_digest, []).append((split, sample))
+            if split == "train" and findings.facts.class_pixels is not None:
+                train_classes[sample.name] = tuple(np.flatnonzero(findings.facts.class_pixels).tolist())
         if on_progress is not None:
             on_progress(done, len(listed), sample.name)
     groups = {sample.group for _, sample in listed if sample.group is not None}
@@ -118,7 +127,7 @@ def check_dataset(
     problems.extend(chain(_duplicates(contents), _split_groups(dataset), _mixed_dtypes(tally.dtypes)))
     problems.extend(chain(_class_problems(dataset, fingerprint), _nothing_to_learn(dataset, fingerprint)))
     problems.sort(key=lambda problem: SEVERITIES.index(problem.severity))
-    return CheckResult(fingerprint, tuple(problems), dataset.notes)
+    return CheckResult(fingerprint, tuple(problems), dataset.notes, train_classes)
 
 
 def refuse(result: CheckResult) -> None:

@@ -15,17 +15,27 @@ import cv2
 import numpy as np
 
 from perpixel.data import Dataset, Sample
+from perpixel.engine.measures import Measures
 from perpixel.errors import InputError
 from perpixel.files import make_folder, write_json, write_text
 from perpixel.images import resize_image, to_display, write_png
+from perpixel.inference.crf import CrfSettings
 from perpixel.inference.predictor import Predictor
 from perpixel.inference.sampling import check_samples
 from perpixel.labels import ClassTable, colourise, error_map, resize_label_map
-from perpixel.metrics import bootstrap_intervals, compute_scores, confusion_matrix, per_image_table
+from perpixel.metrics import (
+    bootstrap_intervals,
+    compute_scores,
+    confusion_matrix,
+    per_group_table,
+    per_image_table,
+)
 
 # Cases shown of each kind, and the longest side of their pictures.
 CASES = 3
 CASE_SIDE = 640
+# Intervals are drawn over groups of images where there are at least so many.
+MIN_GROUPS = 10
 
 OnImage = Callable[[int, int, str], None]
 
@@ -39,6 +49,11 @@ def evaluate_split(
     tta: bool = False,
     dropout_samples: int = 0,
     seed: int = 0,
+    crf: CrfSettings | None = None,
+    boundary: bool = True,
+    tolerance: float | None = None,
+    thin: Sequence[str] = (),
+    objects: str | None = None,
     on_image: OnImage | None = None,
 ) -> dict[str, Any]:
     """Predict every image of a split at its full size, score it, and write the results to `out`.
@@ -51,41 +66,43 @@ def evaluate_split(
         tta: average over mirror images of the kinds that the model was trained with.
         dropout_samples: average over this many passes with dropout on; 0 is one pass without.
         seed: of the bootstrap and of the dropout.
+        crf: refine every prediction by this fully connected CRF.
+        boundary, tolerance, thin, objects: what else is measured, as `Measures` takes them.
         on_image: called with (done, total, name).
     Returns:
         What scores.json holds.
     Raises:
-        InputError: classes differ, or the split is empty.
+        InputError: classes differ, the split is empty, or a measure names an unknown class.
     """
     check_classes(predictor.config.classes, dataset)
     samples = dataset.split(split)
+    measures = Measures(dataset.classes, boundary=boundary, tolerance=tolerance, thin=thin, objects=objects)
     if tta:
         predictor.mirrors()  # refuses before anything is written
     check_samples(predictor.model, dropout_samples)
-    way: dict[str, Any] = {"tta": tta, "samples": dropout_samples, "seed": seed}
+    way: dict[str, Any] = {"tta": tta, "samples": dropout_samples, "seed": seed, "crf": crf}
     folder = _empty_folder(Path(out))
-    began = time.perf_counter()
-    matrices, pixels = _predict_all(predictor, dataset, samples, way, on_image)
-    seconds = time.perf_counter() - began
+    matrices, timing = _predict_all(predictor, dataset, samples, way, measures, on_image)
 
     names = list(dataset.classes.names)
     table = per_image_table([sample.name for sample in samples], matrices, names)
+    for image, row in enumerate(table):
+        row |= measures.columns(image)
     _write_csv(folder / "per_image.csv", table)
+    groups = image_groups(samples)
+    if any(sample.group is not None for sample in samples):
+        _write_csv(folder / "per_group.csv", per_group_table(_named_groups(samples), matrices, names))
     result = {
         "split": split,
         "num_images": len(samples),
         "classes": names,
         "colours": dataset.classes.colours.tolist(),
-        **_scores(matrices, names, seed),
+        **_scores(matrices, names, seed, groups, measures),
         "cases": list(_write_cases(predictor, dataset, samples, way, table, folder)),
-        "timing": {
-            "images": len(samples),
-            "seconds": round(seconds, 3),
-            "images_per_s": round(len(samples) / seconds, 3),
-            "megapixels_per_s": round(pixels / seconds / 1e6, 3),
-        },
+        "timing": timing,
         "tta": tta,
         "dropout_samples": dropout_samples,
+        "crf": None if crf is None else crf.to_json(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     write_json(folder / "scores.json", result)
@@ -98,7 +115,7 @@ def _empty_folder(folder: Path) -> Path:
     Raises:
         InputError: other files are in it: they are the user's.
     """
-    own = {"scores.json", "per_image.csv", "cases"}
+    own = {"scores.json", "per_image.csv", "per_group.csv", "cases"}
     if folder.is_dir():
         strange = sorted({entry.name for entry in folder.iterdir()} - own)
         if strange:
@@ -126,32 +143,65 @@ def _predict_all(
     dataset: Dataset,
     samples: Sequence[Sample],
     way: dict[str, Any],
+    measures: Measures,
     on_image: OnImage | None,
-) -> tuple[np.ndarray, int]:
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """(N, K, K) counts, and how long it took: seconds of reading and predicting, and of measuring."""
     classes = dataset.classes
-    matrices, pixels = [], 0
+    matrices, pixels, seconds, measuring = [], 0, 0.0, 0.0
     for done, sample in enumerate(samples):
+        began = time.perf_counter()
         image, target = dataset.load(sample)
-        pred = predictor.predict(image, **way).label_map
+        prediction = predictor.predict(image, confidence=True, **way)
+        predicted = time.perf_counter()
+        pred = prediction.label_map
         matrices.append(
             confusion_matrix(pred, target, num_classes=classes.num_classes, ignore_index=classes.ignore_index)
         )
+        assert prediction.confidence is not None
+        measures.add(pred, target, prediction.confidence)
+        seconds += predicted - began
+        measuring += time.perf_counter() - predicted
         pixels += target.size
         if on_image:
             on_image(done + 1, len(samples), sample.name)
-    return np.stack(matrices), pixels
+    return np.stack(matrices), {
+        "images": len(samples),
+        "seconds": round(seconds, 3),
+        "images_per_s": round(len(samples) / seconds, 3),
+        "megapixels_per_s": round(pixels / seconds / 1e6, 3),
+        "measuring_s": round(measuring, 3),
+    }
 
 
-def _scores(matrices: np.ndarray, names: list[str], seed: int) -> dict[str, Any]:
+def image_groups(samples: Sequence[Sample]) -> list[str] | None:
+    """The group of each image, from which intervals are drawn; None where images stand for themselves.
+
+    Images of one group (a patient, a city) are alike, so that drawing them one by one gives intervals that are too
+    narrow. Below MIN_GROUPS groups there is too little to draw from.
+    """
+    groups = _named_groups(samples)
+    return groups if MIN_GROUPS <= len(set(groups)) < len(groups) else None
+
+
+def _named_groups(samples: Sequence[Sample]) -> list[str]:
+    return [sample.name if sample.group is None else sample.group for sample in samples]
+
+
+def _scores(
+    matrices: np.ndarray, names: list[str], seed: int, groups: list[str] | None, measures: Measures
+) -> dict[str, Any]:
     result = compute_scores(matrices.sum(0)).to_json(names)
     statistics = tuple(result["scores"])
-    intervals = bootstrap_intervals(matrices, statistics=(*statistics, "iou"), seed=seed)
+    intervals = bootstrap_intervals(matrices, statistics=(*statistics, "iou"), seed=seed, groups=groups)
     low, high = intervals.pop("iou")
     present = (matrices.sum(2) > 0).sum(0)
     for index, row in enumerate(result["per_class"]):
         row["images"] = int(present[index])
         row["interval"] = [_plain(np.asarray(low)[index]), _plain(np.asarray(high)[index])]
     result["intervals"] = {name: [_plain(a), _plain(b)] for name, (a, b) in intervals.items()}
+    result["intervals_over"] = "images" if groups is None else "groups"
+    measures.add_to(result, seed=seed, groups=groups)
     return result
 
 

@@ -9,6 +9,7 @@ bundle/
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import nn
 from perpixel.errors import InputError
 from perpixel.files import make_folder, read_json, write_json, write_text
 from perpixel.images import Normalisation
+from perpixel.inference.crf.settings import CrfSettings
 from perpixel.labels import ClassTable
 from perpixel.models import MODELS, create_model, option_names
 from perpixel.models.weights import load_weights, save_weights
@@ -36,6 +38,9 @@ class BundleConfig:
         scale: working scale: images are resized by this factor before the net, logits back after it.
         tile: (h, w) in source pixels; larger images are predicted in overlapping windows of this size.
         precision: "bf16" or "fp32" arithmetic that the net was trained and validated in.
+        temperature: logits are divided by it before softmax, so that probabilities can be believed; 1 until calibrated.
+        crf: settings of the fully connected CRF that `perpixel tune-crf` has chosen; None where it has not, or where
+            none was found that helps.
         training, data, versions: for people and for reports; of these, prediction looks only at training["mirrors"],
             the kinds of mirror images that test-time augmentation may use.
     """
@@ -51,6 +56,8 @@ class BundleConfig:
     training: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    temperature: float = 1.0
+    crf: CrfSettings | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -63,6 +70,8 @@ class BundleConfig:
             "scale": self.scale,
             "tile": list(self.tile),
             "precision": self.precision,
+            "temperature": self.temperature,
+            **({} if self.crf is None else {"crf": self.crf.to_json()}),
             "training": self.training,
             "data": self.data,
             "versions": self.versions,
@@ -93,9 +102,18 @@ class BundleConfig:
                 training=dict(value["training"]),
                 data=dict(value["data"]),
                 versions=dict(value["versions"]),
+                temperature=_temperature(value.get("temperature", 1.0), where),
+                crf=None if value.get("crf") is None else CrfSettings.from_json(value["crf"], where),
             )
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise InputError(f"{where}: not a bundle's config ({error!r}): export or train the bundle again") from error
+
+
+def _temperature(value: Any, where: str) -> float:
+    """Bundles from before calibration have none: 1."""
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise InputError(f"{where}: temperature {value} is no number above 0: set 1, then calibrate the bundle again")
+    return float(value)
 
 
 def build_model(config: BundleConfig) -> nn.Module:

@@ -13,13 +13,15 @@ import numpy as np
 from perpixel.errors import InputError
 from perpixel.files import atomic, make_folder, read_json, write_json
 from perpixel.images import read_image, to_display, write_png
+from perpixel.inference.crf.settings import CrfSettings
+from perpixel.inference.crf_steps import CrfSteps
 from perpixel.inference.predictor import Prediction, Predictor
 from perpixel.inference.sampling import check_samples
 from perpixel.labels import overlay
 
 # Beside the results: which model and settings made them, so that results of another are never taken for these.
 RECORD = "predictions.json"
-OVERLAYS, PROBS = "overlays", "probs"
+OVERLAYS, PROBS, STEPS = "overlays", "probs", "crf_steps"
 UNCERTAINTIES = ("uncertainty", "model_uncertainty")
 
 
@@ -35,6 +37,8 @@ def predict_files(
     tta: bool = False,
     samples: int = 0,
     seed: int = 0,
+    crf: CrfSettings | None = None,
+    crf_steps: bool = False,
     on_image: Callable[[int, int, str], None] | None = None,
 ) -> tuple[list[str], list[str]]:
     """Predict each image into `out`.
@@ -46,7 +50,8 @@ def predict_files(
         uncertainty: also write uncertainty/NAME.png, 16-bit grey, 65535 = all classes equally likely; and with samples
             model_uncertainty/NAME.png on the same scale.
         overwrite: do again what is done by this model with these settings.
-        tta, samples, seed: as `Predictor.predict` takes them.
+        tta, samples, seed, crf: as `Predictor.predict` takes them.
+        crf_steps: also write crf_steps/NAME.png, the iterations of the CRF in one picture.
     Returns:
         (written, skipped) names.
     Raises:
@@ -61,11 +66,15 @@ def predict_files(
     settings: dict[str, Any] = {"tta": tta}
     if samples:
         settings |= {"samples": samples, "seed": seed}
-    _claim(folder, predictor, settings, overwrite)
+    _claim(folder, predictor, settings | ({} if crf is None else {"crf": crf.to_json()}), overwrite)
+    if crf is not None:
+        settings["crf"] = crf
     maps = UNCERTAINTIES[: 2 if samples else 1] if uncertainty else ()
     written, skipped = [], []
     for done, (image, name) in enumerate(zip(images, names)):
         targets = _targets(folder, name, overlays, probs, maps)
+        if crf is not None and crf_steps:
+            targets["steps"] = folder / STEPS / f"{name}.png"
         # The label map is written last: where it stands, the others stand too.
         if not overwrite and all(target.is_file() for target in targets.values()):
             skipped.append(name)
@@ -148,9 +157,14 @@ def _targets(folder: Path, name: str, overlays: bool, probs: bool, maps: Sequenc
 
 def _predict_one(predictor: Predictor, path: Path, targets: dict[str, Path], settings: dict[str, Any]) -> None:
     image = read_image(path)
+    if "steps" in targets:
+        steps = CrfSteps(image, predictor.config.classes, settings["crf"].iterations)
+        settings = {**settings, "on_crf_step": steps}
     prediction = predictor.predict(
         image, probs="probs" in targets, uncertainty=UNCERTAINTIES[0] in targets, **settings
     )  # fmt: skip
+    if "steps" in targets:
+        write_png(targets["steps"], steps.picture())
     if "probs" in targets:
         assert prediction.probs is not None
         with atomic(targets["probs"]) as temporary, open(temporary, "wb") as file:

@@ -130,7 +130,7 @@ def look(
     model, image = predictor.model, net_input(predictor, view)
     with torch.no_grad():
         logits = run_model(model, image)
-    probs = class_probs(logits)
+    probs = class_probs(logits, predictor.config.temperature)
     best, classes = probs.topk(2, dim=0)
     label_map = classes[0].cpu().numpy()
     point = choose_point(label_map) if view.point is None else _at_working_size(view, image)
@@ -166,11 +166,12 @@ def net_input(predictor: Predictor, view: View) -> Tensor:
     return values.to(predictor.device).contiguous(memory_format=torch.channels_last)
 
 
-def class_probs(logits: Tensor) -> Tensor:
+def class_probs(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """(1, K, h, w) -> (K', h, w) that sum to 1; one logit, of class 1 against class 0, becomes two probabilities."""
-    if logits.shape[1] > 1:
-        return logits[0].float().softmax(0)
-    foreground = logits[0].float().sigmoid()
+    scores = logits[0].float() / temperature
+    if len(scores) > 1:
+        return scores.softmax(0)
+    foreground = scores.sigmoid()
     return torch.cat([1 - foreground, foreground])
 
 
@@ -198,7 +199,7 @@ def _sample(predictor: Predictor, image: Tensor, count: int, seed: int, tell: On
     def passes(model: nn.Module) -> Iterator[Tensor]:
         for number in range(count):
             tell(number, count, "pass with dropout")
-            yield class_probs(run_model(model, image))
+            yield class_probs(run_model(model, image), predictor.config.temperature)
 
     total = squares = doubt = torch.zeros((), device=image.device)
     with sampling(predictor.model, predictor.device, seed):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from perpixel.errors import InputError
 from perpixel.images import read_image
 from perpixel.inference.bundle import BundleConfig, load_bundle
+from perpixel.inference.crf.dense import OnStep
+from perpixel.inference.crf.settings import CrfSettings
+from perpixel.inference.refine import refined
 from perpixel.inference.sampling import check_samples, mean_of_passes, sampling
 from perpixel.inference.sliding import Run, sliding_window
 from perpixel.labels import ClassTable, colourise
@@ -39,6 +42,7 @@ class Prediction:
         model_uncertainty: (H, W) float32 in 0..`uncertainty`, where asked for of dropout samples: how much of that
             entropy is disagreement between the samples (their mutual information with the class), which more training
             images could resolve; the rest lies in the image.
+        confidence: (H, W) float32 probability of the class in the label map, where asked for.
         instances: None for semantic models.
     """
 
@@ -47,6 +51,7 @@ class Prediction:
     probs: np.ndarray | None = None
     uncertainty: np.ndarray | None = None
     model_uncertainty: np.ndarray | None = None
+    confidence: np.ndarray | None = None
     instances: None = None
 
     def colour(self) -> np.ndarray:
@@ -83,10 +88,13 @@ class Predictor:
         *,
         probs: bool = False,
         uncertainty: bool = False,
+        confidence: bool = False,
         tta: bool = False,
         samples: int = 0,
         seed: int = 0,
+        crf: CrfSettings | None = None,
         on_tile: Callable[[int, int], None] | None = None,
+        on_crf_step: OnStep | None = None,
     ) -> Prediction:
         """Label every pixel of one image.
 
@@ -94,10 +102,14 @@ class Predictor:
             image: a file, or (H, W, C) / (H, W) of the value range that the training images had.
             probs: also return probabilities, (K, H, W) float32.
             uncertainty: also return the entropy map, and with samples the model's part of it.
+            confidence: also return the probability of the class chosen for each pixel.
             tta: average over the image and its mirror images, those of the kinds that the model was trained with.
             samples: average over this many passes with dropout on, of each mirror image too; 0 is one pass without.
             seed: of the dropout. The same seed on the same image, tile and machine gives the same answer.
+            crf: refine probabilities, label map and confidence by a fully connected CRF, as `crf_settings` gives it.
+                This holds the probabilities of the whole image in memory.
             on_tile: called with (done, total) windows.
+            on_crf_step: called with (iteration, (K, H, W) marginals) of the CRF.
         Raises:
             InputError: unreadable file, wrong number of channels, not an image array, NaN or infinite values; tta
                 without such training; samples of a model without dropout.
@@ -113,18 +125,27 @@ class Predictor:
                 num_classes=self.config.classes.num_classes,
                 tile=self.config.tile,
                 overlap=OVERLAP,
-                probs=probs,
+                probs=probs or crf is not None,
                 uncertainty=uncertainty,
                 model_uncertainty=uncertainty and samples > 0,
+                confidence=confidence,
                 on_tile=on_tile,
             )
-        return Prediction(
+        prediction = Prediction(
             label_map=result.label_map.astype(self.config.classes.dtype),
             classes=self.config.classes,
             probs=result.probs,
             uncertainty=result.uncertainty,
             model_uncertainty=result.model_uncertainty,
+            confidence=result.confidence,
         )
+        if crf is not None:
+            prediction = refined(prediction, array, self.config.normalisation, crf, on_crf_step)
+        return prediction if probs else replace(prediction, probs=None)
+
+    def crf_settings(self) -> CrfSettings:
+        """The CRF that `perpixel tune-crf` has chosen for this model, or the default one."""
+        return self.config.crf or CrfSettings()
 
     def as_image(self, image: np.ndarray | str | os.PathLike[str]) -> np.ndarray:
         """(H, W, C) with the model's channels, from a file or an array.
@@ -203,7 +224,10 @@ class Predictor:
 
     @torch.inference_mode()
     def _logits(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) normalised -> (B, K, H, W) float32, through the working scale and valid-padding margins."""
+        """(B, C, H, W) normalised -> (B, K, H, W) float32, through the working scale and valid-padding margins.
+
+        Divided by the temperature: everything that softmax is taken of comes from here.
+        """
         size = image.shape[-2:]
         if self.config.scale != 1.0:
             small = [max(1, round(side * self.config.scale)) for side in size]
@@ -213,7 +237,8 @@ class Predictor:
             logits = run_model(self.model, image.contiguous(memory_format=torch.channels_last))
         if logits.shape[-2:] != size:
             logits = F.interpolate(logits.float(), size, mode="bilinear", align_corners=False)
-        return logits.float()
+        logits = logits.float()
+        return logits if self.config.temperature == 1.0 else logits / self.config.temperature
 
     def _autocast(self) -> AbstractContextManager:
         if self.precision != "bf16":

@@ -43,12 +43,14 @@ class WindowResult:
         probs: (K, H, W) float32, where asked for.
         uncertainty: (H, W) float32 entropy over log K: 0 = sure, 1 = all classes equally likely; where asked for.
         model_uncertainty: (H, W) float32, the part of it on which random passes disagree; where asked for.
+        confidence: (H, W) float32 probability of the class in the label map, where asked for.
     """
 
     label_map: np.ndarray
     probs: np.ndarray | None = None
     uncertainty: np.ndarray | None = None
     model_uncertainty: np.ndarray | None = None
+    confidence: np.ndarray | None = None
 
 
 def sliding_window(
@@ -61,6 +63,7 @@ def sliding_window(
     probs: bool = False,
     uncertainty: bool = False,
     model_uncertainty: bool = False,
+    confidence: bool = False,
     batch: int | None = None,
     on_tile: Callable[[int, int], None] | None = None,
 ) -> WindowResult:
@@ -77,6 +80,7 @@ def sliding_window(
         model_uncertainty: also return the entropy less the mean entropy of the random passes that the probabilities
             are the mean of. `run` then returns (logits, mean entropy (B, h, w) over log K); windows that overlap count
             as further passes.
+        confidence: also return the probability of the class chosen, which costs no further memory but its map.
         batch: windows a call; None groups small windows up to `GROUP_PIXELS` pixels.
         on_tile: called with (windows done, windows in all).
     Raises:
@@ -87,7 +91,7 @@ def sliding_window(
     size = (image.shape[2], image.shape[3])
     window = (min(tile[0], size[0]), min(tile[1], size[1]))
     tops, lefts = (window_starts(size[axis], window[axis], overlap) for axis in (0, 1))
-    output = _Output(size, num_classes, probs, uncertainty, model_uncertainty)
+    output = _Output(size, num_classes, probs, uncertainty, model_uncertainty, confidence)
     total = len(tops) * len(lefts)
     report = on_tile or (lambda done, total: None)
     with torch.inference_mode():
@@ -187,23 +191,30 @@ class _Output:
     """The arrays that grow row by row while strips become final."""
 
     def __init__(
-        self, size: tuple[int, int], num_classes: int, probs: bool, uncertainty: bool, model_uncertainty: bool
+        self,
+        size: tuple[int, int],
+        num_classes: int,
+        probs: bool,
+        uncertainty: bool,
+        model_uncertainty: bool,
+        confidence: bool,
     ) -> None:
         self.num_classes = num_classes
         self.label_map = np.empty(size, dtype=np.uint8 if num_classes <= 256 else np.int32)
         self.probs = np.empty((num_classes, *size), dtype=np.float32) if probs else None
         self.uncertainty = np.empty(size, dtype=np.float32) if uncertainty else None
         self.model_uncertainty = np.empty(size, dtype=np.float32) if model_uncertainty else None
+        self.confidence = np.empty(size, dtype=np.float32) if confidence else None
 
     def result(self) -> WindowResult:
-        return WindowResult(self.label_map, self.probs, self.uncertainty, self.model_uncertainty)
+        return WindowResult(self.label_map, self.probs, self.uncertainty, self.model_uncertainty, self.confidence)
 
     def take(self, strip: Tensor, top: int, weights: tuple[Tensor, Tensor] | None) -> None:
         """Read off the final rows `strip` (K, n, W), which stand at `top`; `weights` turn sums into probabilities.
 
         With model uncertainty the strip is (K + 1, n, W), the mean entropies behind the classes.
         """
-        wanted = (self.probs, self.uncertainty, self.model_uncertainty)
+        wanted = (self.probs, self.uncertainty, self.model_uncertainty, self.confidence)
         has_numbers = self.num_classes == 1 or any(array is not None for array in wanted)
         step = _ROWS if strip.device.type == "cpu" else strip.shape[1]
         for start in range(0, strip.shape[1], step):
@@ -212,7 +223,10 @@ class _Output:
                 sums = sums / (weights[0][start : start + step, None] * weights[1]).to(sums)
             sums, doubt = sums[: self.num_classes], sums[self.num_classes :]
             rows = slice(top + start, top + start + sums.shape[1])
-            self.label_map[rows] = _best(sums).cpu().numpy()
+            label, highest = _best(sums)
+            self.label_map[rows] = label.cpu().numpy()
+            if self.confidence is not None:
+                self.confidence[rows] = highest.clamp_(0, 1).cpu().numpy()
             if self.probs is not None:
                 self.probs[:, rows] = sums.cpu().numpy()
             if self.uncertainty is not None:
@@ -221,17 +235,17 @@ class _Output:
                 self.model_uncertainty[rows] = (entropy(sums) - doubt[0]).clamp_(0, 1).cpu().numpy()
 
 
-def _best(chances: Tensor) -> Tensor:
-    """Argmax of (K, n, W) over classes, by one pass a class: 4 to 10 times as fast on a CPU as torch's over the
-    first axis, which reads memory in long strides."""
+def _best(chances: Tensor) -> tuple[Tensor, Tensor]:
+    """Argmax and maximum of (K, n, W) over classes, by one pass a class: 4 to 10 times as fast on a CPU as torch's
+    over the first axis, which reads memory in long strides."""
     if len(chances) == 1:
-        return (chances[0] > 0.5).to(torch.uint8)
+        return (chances[0] > 0.5).to(torch.uint8), torch.maximum(chances[0], 1 - chances[0])
     highest = chances[0].clone()
     label = torch.zeros(highest.shape, dtype=torch.uint8 if len(chances) <= 256 else torch.int32, device=highest.device)
     for k in range(1, len(chances)):
         label.masked_fill_(chances[k] > highest, k)
         torch.maximum(highest, chances[k], out=highest)
-    return label
+    return label, highest
 
 
 def entropy(probs: Tensor, dim: int = 0) -> Tensor:

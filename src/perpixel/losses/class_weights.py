@@ -5,9 +5,12 @@
     sqrt_inverse      sqrt(inverse)
     median_frequency  median(f) / f_c                    f_c = n_c / pixels of the images that contain c
     enet              1 / ln(1.02 + n_c / N)             1.42 .. 50.5
+    effective_number  (1 - b) / (1 - b^n_c), scaled      mean 1 over the classes that occur; b = 1 - 1/N unless given
 
-Median frequency: Eigen & Fergus, ICCV 2015, as SegNet uses it. ENet: Paszke et al., arXiv 1606.02147. A class that
-never occurs weighs 0 and leaves the median; only ENet's formula gives it a weight (50.5).
+Median frequency: Eigen & Fergus, ICCV 2015, as SegNet uses it. ENet: Paszke et al., arXiv 1606.02147.
+Effective number: Cui et al., CVPR 2019; b is their beta, (volume - 1) / volume of all that can be seen. Their values up
+to 0.9999 suit counts of images: for pixels in millions they make all weights equal, so the volume is the data set here.
+A class that never occurs weighs 0 and leaves the median; only ENet's formula gives it a weight (50.5).
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ def class_weights(
     class_images: Counts | None = None,
     *,
     image_pixels: float | Counts | None = None,
+    beta: float | None = None,
 ) -> Tensor:
     """One weight a class.
 
@@ -40,6 +44,7 @@ def class_weights(
         class_images: (K,) images that contain each class; only for "median_frequency".
         image_pixels: only for "median_frequency", where images differ in size: (K,) pixels of all images that contain
             the class; or one number, the pixels of every image (which cancels out, as None does).
+        beta: only for "effective_number", 0 (no weights) up to, not including, 1 (inverse frequency).
     Returns:
         (K,) float32.
     Raises:
@@ -50,10 +55,12 @@ def class_weights(
     pixels = _counts("class_pixels", class_pixels)
     if kind != "none" and not pixels.any():
         raise InputError("class_pixels are all 0: there is nothing to weigh; count a training set with labelled pixels")
+    if beta is not None and (kind != "effective_number" or not 0 <= beta < 1):
+        raise InputError(f"beta is {beta}: give 0 up to 1, less than 1, and only with 'effective_number'")
     shown = pixels
     if kind == "median_frequency":
         shown = _containing(pixels, class_images, image_pixels)
-    weights = CLASS_WEIGHTS[kind](pixels, shown)
+    weights = CLASS_WEIGHTS[kind](pixels, shown) if beta is None else _effective_number(pixels, shown, beta)
     return torch.from_numpy(weights.astype(np.float32))
 
 
@@ -109,10 +116,20 @@ def _enet(pixels: Floats, _: Floats) -> Floats:
     return 1 / np.log(1.02 + pixels / pixels.sum())
 
 
+def _effective_number(pixels: Floats, _: Floats, beta: float | None = None) -> Floats:
+    seen = pixels > 0
+    rate = 1 / pixels.sum() if beta is None else 1 - beta
+    weights = np.zeros_like(pixels)
+    # 1 - b^n through logarithms: b is next to 1 and n are millions.
+    weights[seen] = rate / -np.expm1(pixels[seen] * np.log1p(-rate)) if rate < 1 else 1.0
+    return weights * seen.sum() / weights.sum()
+
+
 CLASS_WEIGHTS: dict[str, Callable[[Floats, Floats], Floats]] = {
     "none": _none,
     "inverse": _inverse,
     "sqrt_inverse": _sqrt_inverse,
     "median_frequency": _median_frequency,
     "enet": _enet,
+    "effective_number": _effective_number,
 }

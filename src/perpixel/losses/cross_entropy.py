@@ -6,13 +6,15 @@ unnormalised sum (FCN) and its `VALID` mode (plain count) differ.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perpixel.errors import InputError
 from perpixel.losses.class_weights import positive_weight
-from perpixel.losses.target import Prepared, check_class_weights, prepare, valid_count
+from perpixel.losses.target import Prepared, check_class_weights, one_logit, prepare, valid_count
 
 # Ignored pixels carry this value inside this file: PyTorch's own default, which no class id can be.
 _SKIP = -100
@@ -68,6 +70,15 @@ def pixel_cross_entropy(
     )
 
 
+def target_entropy(prepared: Prepared) -> Tensor:
+    """-log p(target) of each pixel, (B, *S), 0 where ignored; K = 1 is one logit of class 1."""
+    if prepared.logits.shape[1] > 1:
+        return pixel_cross_entropy(prepared, "none").view(prepared.target.shape)
+    truth = prepared.target.to(prepared.logits)
+    pixels = F.binary_cross_entropy_with_logits(prepared.logits.squeeze(1), truth, reduction="none")
+    return pixels if prepared.valid is None else pixels * prepared.valid
+
+
 def _binary_sum(prepared: Prepared, weights: Tensor | None, label_smoothing: float) -> Tensor:
     truth = prepared.target.to(prepared.logits) * (1 - label_smoothing) + label_smoothing / 2
     logits = prepared.logits.squeeze(1)
@@ -95,7 +106,7 @@ def binary_cross_entropy(
     The mean divides by the plain count, as this weighted form is usually written.
 
     Args:
-        logits: (B, 1, *S) float.
+        logits: (B, 1, *S) float; with (B, 2, *S) the logit is the difference of the two, so that p is their softmax.
         target: (B, *S), 0 or 1 or `ignore_index`.
         pos_weight: w; N_neg / N_pos of the training set balances the two. "batch" counts them in each batch
             (1 where the batch has no positive pixel).
@@ -103,8 +114,6 @@ def binary_cross_entropy(
     Returns:
         Scalar; zero, with zero gradient, when every pixel is ignored.
     """
-    if logits.ndim < 3 or logits.shape[1] != 1:
-        raise InputError(f"logits {tuple(logits.shape)}: the binary loss takes one channel, (B, 1, H, W)")
     if isinstance(pos_weight, str) and pos_weight != "batch":
         raise InputError(f"pos_weight is '{pos_weight}': give a positive number or 'batch'")
     with torch.autocast(logits.device.type, enabled=False):
@@ -116,7 +125,10 @@ def binary_cross_entropy(
         else:
             weight = count.new_tensor(pos_weight)
         pixels = F.binary_cross_entropy_with_logits(
-            prepared.logits.squeeze(1), prepared.target.to(prepared.logits), pos_weight=weight, reduction="none"
+            one_logit(prepared.logits).squeeze(1),
+            prepared.target.to(prepared.logits),
+            pos_weight=weight,
+            reduction="none",
         )
         total = pixels.sum() if prepared.valid is None else (pixels * prepared.valid).sum()
         return total / count.clamp_min(1)
@@ -152,9 +164,13 @@ class CrossEntropy(nn.Module):
 
 
 class BinaryCrossEntropy(nn.Module):
-    """`binary_cross_entropy` with its settings: (logits (B, 1, *S), target (B, *S)) -> scalar.
+    """`binary_cross_entropy` with its settings: (logits (B, 1 or 2, *S), target (B, *S)) -> scalar.
 
-    `class_weights` (2,), where `pos_weight` is not given, sets it to their ratio.
+    Args:
+        pos_weight: a number, or "batch". Where it is not given: the ratio of the `class_weights`; without these
+            N_neg / N_pos of the `class_pixels`; without both 1.
+        class_weights: (2,) float.
+        class_pixels: pixels of the two classes over the training set.
     """
 
     def __init__(
@@ -162,11 +178,14 @@ class BinaryCrossEntropy(nn.Module):
         *,
         class_weights: Tensor | None = None,
         ignore_index: int | None = None,
+        class_pixels: Sequence[int] | None = None,
         pos_weight: float | str | None = None,
     ) -> None:
         super().__init__()
         if pos_weight is None:
-            pos_weight = 1.0 if class_weights is None else _ratio(class_weights)
+            pos_weight = _default_weight(class_weights, class_pixels)
+        if isinstance(pos_weight, str) and pos_weight != "batch":
+            raise InputError(f"pos_weight is '{pos_weight}': give a positive number or 'batch'")
         if not isinstance(pos_weight, str) and not pos_weight > 0:
             raise InputError(f"pos_weight is {pos_weight}: give a positive number or 'batch'")
         self.ignore_index = ignore_index
@@ -174,6 +193,16 @@ class BinaryCrossEntropy(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         return binary_cross_entropy(logits, target, pos_weight=self.pos_weight, ignore_index=self.ignore_index)
+
+
+def _default_weight(class_weights: Tensor | None, class_pixels: Sequence[int] | None) -> float:
+    if class_weights is not None:
+        return _ratio(class_weights)
+    if class_pixels is None:
+        return 1.0
+    if len(class_pixels) != 2:
+        raise InputError(f"class_pixels of {len(class_pixels)} classes: the binary loss takes 2; take ce for several")
+    return positive_weight(class_pixels[1], class_pixels[0])
 
 
 def _ratio(class_weights: Tensor) -> float:

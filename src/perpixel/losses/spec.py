@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ FORM = "write weight*name:option=value,option=value and join terms with +, as in
 _PLUS = re.compile(r"(?<![0-9.][eE])\+")  # the + of 1e+5 joins nothing
 _WORDS = {"true": True, "false": False, "none": None}
 # Set for the whole sum by the caller, not in a term.
-_SHARED = ("class_weights", "ignore_index")
+_SHARED = ("class_weights", "ignore_index", "class_pixels")
 
 
 class Term(NamedTuple):
@@ -76,10 +76,12 @@ def build_loss(
     *,
     class_weights: Tensor | None = None,
     ignore_index: int | None = None,
+    class_pixels: Sequence[int] | None = None,
 ) -> nn.Module:
     """The loss that `spec` describes, from the constructors in `table`; see `perpixel.losses.create_loss`."""
     terms = parse_loss(spec)
-    losses = [_build_term(term, table, class_weights, ignore_index) for term in terms]
+    shared = dict(zip(_SHARED, (class_weights, ignore_index, class_pixels)))
+    losses = [_build_term(term, table, shared) for term in terms]
     if len(losses) == 1 and terms[0].weight == 1:
         return losses[0]
     if not any(term.weight for term in terms):
@@ -87,12 +89,7 @@ def build_loss(
     return WeightedSum(losses, [term.weight for term in terms])
 
 
-def _build_term(
-    term: Term,
-    table: Mapping[str, Callable[..., nn.Module]],
-    class_weights: Tensor | None,
-    ignore_index: int | None,
-) -> nn.Module:
+def _build_term(term: Term, table: Mapping[str, Callable[..., nn.Module]], shared: Mapping[str, Any]) -> nn.Module:
     if term.name not in table:
         raise InputError(f"unknown loss '{term.name}'{did_you_mean(term.name, table)}")
     known = set(inspect.signature(table[term.name]).parameters)
@@ -102,7 +99,6 @@ def _build_term(
             known_ones = did_you_mean(name, options) if options else ": it takes none"
             raise InputError(f"loss '{term.name}' has no option '{name}'{known_ones}")
         _check_type(term.name, name, value, inspect.signature(table[term.name]).parameters[name])
-    shared = {"class_weights": class_weights, "ignore_index": ignore_index}
     return table[term.name](**term.options, **{key: shared[key] for key in _SHARED if key in known})
 
 

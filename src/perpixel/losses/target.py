@@ -80,3 +80,17 @@ def valid_count(prepared: Prepared) -> Tensor:
     if prepared.valid is None:
         return prepared.logits.new_tensor(prepared.target.numel())
     return prepared.valid.sum().to(prepared.logits)
+
+
+def one_logit(logits: Tensor) -> Tensor:
+    """The logit of class 1 against class 0, (B, 1, *S), of one channel or of two.
+
+    Raises:
+        InputError: more channels.
+    """
+    if logits.shape[1] not in (1, 2):
+        raise InputError(
+            f"logits {tuple(logits.shape)}: the binary losses take two classes, as one channel or two: "
+            "take a loss for several classes, such as ce"
+        )
+    return logits if logits.shape[1] == 1 else logits[:, 1:] - logits[:, :1]

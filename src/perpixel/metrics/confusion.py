@@ -6,7 +6,6 @@ numba NumPy gives the same table, some ten times slower.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perpixel.errors import InputError
+from perpixel.metrics.compiled import compile_loop, usable_cores
 
 # Below this many pixels a second thread costs more than it saves.
 _PIXELS_PER_THREAD = 1 << 18
@@ -80,7 +80,7 @@ def _count(pred: NDArray[Any], target: NDArray[Any], num_classes: int, ignored: 
     kernel = _compiled()
     if kernel is None:
         return _count_numpy(pred, target, num_classes, ignored)
-    threads = min(os.cpu_count() or 1, 1 + pred.size // _PIXELS_PER_THREAD)
+    threads = min(usable_cores(), 1 + pred.size // _PIXELS_PER_THREAD)
     edges = [pred.size * i // threads for i in range(threads + 1)]
 
     def part(i: int) -> tuple[NDArray[np.int64], int]:
@@ -126,6 +126,7 @@ def _loop(pred: NDArray[Any], target: NDArray[Any], num_classes: int, ignored: i
     # Neighbours mostly hit the same cell: four tables in turn let one add start before the last is stored, and the
     # inner loop of known length is unrolled (twice as fast as one table). uint64 indices are not checked for < 0.
     tables = counts.ravel()
+    tables[:] = 0
     size = num_classes * num_classes
     for block in range(pred.size // LANES):
         for lane in range(LANES):
@@ -143,23 +144,4 @@ def _loop(pred: NDArray[Any], target: NDArray[Any], num_classes: int, ignored: i
 @cache
 def _compiled() -> Kernel | None:
     """The compiled loop; None without numba (or with its compiler switched off)."""
-    try:
-        import numba
-    except ImportError:
-        return None
-    if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
-        return None
-    uncached: Kernel = numba.njit(nogil=True)(_loop)
-    try:
-        cached: Kernel = numba.njit(nogil=True, cache=True)(_loop)
-    except RuntimeError:  # no folder in which a cache could be kept
-        return uncached
-
-    def run(pred: NDArray[Any], target: NDArray[Any], num_classes: int, ignored: int, counts: NDArray[np.int64]) -> int:
-        try:
-            return int(cached(pred, target, num_classes, ignored, counts))
-        except OSError:  # the cache folder went away, or is full: compiling anew always works
-            counts[:] = 0
-            return int(uncached(pred, target, num_classes, ignored, counts))
-
-    return run
+    return compile_loop(_loop)

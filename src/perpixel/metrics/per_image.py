@@ -1,4 +1,4 @@
-"""One row of scores an image: what the table of best and worst cases is made from."""
+"""One row of scores an image, or a group of images: what the table of best and worst cases is made from."""
 
 from __future__ import annotations
 
@@ -38,6 +38,25 @@ def per_image_table(names: Sequence[str], matrices: ArrayLike, class_names: Sequ
         row.update({f"iou {label}": _plain(class_iou[i, k]) for k, label in enumerate(class_names)})
         rows.append(row)
     return rows
+
+
+def per_group_table(groups: Sequence[str], matrices: ArrayLike, class_names: Sequence[str]) -> list[Row]:
+    """Scores of each group (patient, slide, city): pixels are counted over all images of a group.
+
+    Args:
+        groups: (N,) group of each image.
+        matrices, class_names: as for `per_image_table`.
+    Returns:
+        One row a group, in the order of their first images: name, images, then the columns of `per_image_table`.
+    """
+    counts = np.asarray(matrices)
+    if len(groups) != len(counts):
+        raise InputError(f"{len(groups)} groups for {len(counts)} matrices: give one group an image")
+    names = list(dict.fromkeys(groups))
+    summed = [counts[[group == name for group in groups]].sum(axis=0) for name in names]
+    shape = (0, len(class_names), len(class_names))
+    rows = per_image_table(names, np.stack(summed) if summed else np.zeros(shape, np.int64), class_names)
+    return [{"name": row["name"], "images": list(groups).count(str(row["name"])), **row} for row in rows]
 
 
 def _plain(value: float) -> float | None:

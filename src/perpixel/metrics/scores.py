@@ -2,11 +2,13 @@
 
 A class absent from truth and prediction has no score (NaN) and leaves the means; one that is predicted but absent
 from the truth counts 0 for IoU, Dice and precision and leaves the mean accuracy. So do the scripts of the FCN authors
-(Long et al., CVPR 2015). Every function takes (..., K, K): one matrix or many.
+(Long et al., CVPR 2015). Others count an absent class as 1 (the Lovász repository) or 0: `empty` says so for IoU, Dice
+and their means. Every function takes (..., K, K): one matrix or many.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,16 +33,16 @@ DEFINITIONS = {
 }
 
 
-def iou(matrix: ArrayLike) -> Floats:
-    """(..., K, K) -> (..., K)"""
+def iou(matrix: ArrayLike, *, empty: float = math.nan) -> Floats:
+    """(..., K, K) -> (..., K); `empty` where the class is neither predicted nor true."""
     truth, predicted, correct = _totals(matrix)
-    return _ratio(correct, truth + predicted - correct)
+    return _ratio(correct, truth + predicted - correct, _checked(empty))
 
 
-def dice(matrix: ArrayLike) -> Floats:
-    """(..., K, K) -> (..., K)"""
+def dice(matrix: ArrayLike, *, empty: float = math.nan) -> Floats:
+    """(..., K, K) -> (..., K); `empty` where the class is neither predicted nor true."""
     truth, predicted, correct = _totals(matrix)
-    return _ratio(2 * correct, truth + predicted)
+    return _ratio(2 * correct, truth + predicted, _checked(empty))
 
 
 def accuracy(matrix: ArrayLike) -> Floats:
@@ -55,14 +57,14 @@ def precision(matrix: ArrayLike) -> Floats:
     return np.where(truth + predicted > 0, _ratio(correct, np.maximum(predicted, 1)), np.nan)
 
 
-def miou(matrix: ArrayLike) -> Floats:
-    """(..., K, K) -> (...)"""
-    return _mean(iou(matrix))
+def miou(matrix: ArrayLike, *, empty: float = math.nan) -> Floats:
+    """(..., K, K) -> (...); classes that are nowhere count `empty`, NaN leaves them out."""
+    return _mean(iou(matrix, empty=empty))
 
 
-def mean_dice(matrix: ArrayLike) -> Floats:
-    """(..., K, K) -> (...)"""
-    return _mean(dice(matrix))
+def mean_dice(matrix: ArrayLike, *, empty: float = math.nan) -> Floats:
+    """(..., K, K) -> (...); classes that are nowhere count `empty`, NaN leaves them out."""
+    return _mean(dice(matrix, empty=empty))
 
 
 def pixel_accuracy(matrix: ArrayLike) -> Floats:
@@ -82,13 +84,13 @@ def frequency_weighted_iou(matrix: ArrayLike) -> Floats:
     return _ratio((truth * np.nan_to_num(iou(matrix))).sum(-1), truth.sum(-1))
 
 
-CLASS_STATISTICS: dict[str, Callable[[ArrayLike], Floats]] = {
+CLASS_STATISTICS: dict[str, Callable[..., Floats]] = {
     "iou": iou,
     "dice": dice,
     "accuracy": accuracy,
     "precision": precision,
 }
-STATISTICS: dict[str, Callable[[ArrayLike], Floats]] = {
+STATISTICS: dict[str, Callable[..., Floats]] = {
     "miou": miou,
     "mean_dice": mean_dice,
     "pixel_accuracy": pixel_accuracy,
@@ -129,17 +131,20 @@ class Scores:
         }
 
 
-def compute_scores(matrix: ArrayLike) -> Scores:
+def compute_scores(matrix: ArrayLike, *, empty: float = math.nan) -> Scores:
     """The scores of a (K, K) confusion matrix, row = truth.
 
+    Args:
+        empty: IoU and Dice of a class that is in neither truth nor prediction: NaN, 0 or 1. NaN leaves the means.
     Raises:
-        InputError: the matrix is not square.
+        InputError: the matrix is not square, or another value for `empty`.
     """
     counts = np.asarray(matrix)
     if counts.ndim != 2:
         raise InputError(f"confusion matrix of shape {counts.shape}: give (K, K); sum several over their first axis")
-    classes = {name: statistic(counts) for name, statistic in CLASS_STATISTICS.items()}
-    means = {name: float(statistic(counts)) for name, statistic in STATISTICS.items()}
+    options = {name: {"empty": empty} for name in ("iou", "dice", "miou", "mean_dice")}
+    classes = {name: statistic(counts, **options.get(name, {})) for name, statistic in CLASS_STATISTICS.items()}
+    means = {name: float(statistic(counts, **options.get(name, {}))) for name, statistic in STATISTICS.items()}
     return Scores(matrix=counts.astype(np.int64), **classes, **means)  # type: ignore[arg-type]
 
 
@@ -151,9 +156,15 @@ def _totals(matrix: ArrayLike) -> tuple[Floats, Floats, Floats]:
     return counts.sum(-1), counts.sum(-2), np.diagonal(counts, axis1=-2, axis2=-1)
 
 
-def _ratio(above: Floats, below: Floats) -> Floats:
-    """above / below, NaN where below is 0."""
-    return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=np.asarray(below) > 0)
+def _checked(empty: float) -> float:
+    if not (math.isnan(empty) or empty in (0, 1)):
+        raise InputError(f"empty is {empty}: give NaN, 0 or 1")
+    return empty
+
+
+def _ratio(above: Floats, below: Floats, empty: float = math.nan) -> Floats:
+    """above / below, `empty` where below is 0."""
+    return np.divide(above, below, out=np.full(np.shape(below), float(empty)), where=np.asarray(below) > 0)
 
 
 def _mean(values: Floats) -> Floats:

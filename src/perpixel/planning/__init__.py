@@ -5,6 +5,7 @@ from perpixel.planning.facts import LabelFacts, label_facts
 from perpixel.planning.net import is_free
 from perpixel.planning.plan import COARSE_PROGRESS, COARSE_SHARE, DEFAULT_BUDGET_S, Line, Plan, make_plan
 from perpixel.planning.rehearsal import has_normalisation, seconds_per_megapixel, training_bytes
+from perpixel.planning.sampling import class_chances
 
 __all__ = [
     "COARSE_PROGRESS",
@@ -14,6 +15,7 @@ __all__ = [
     "Line",
     "Machine",
     "Plan",
+    "class_chances",
     "has_normalisation",
     "is_free",
     "label_facts",

@@ -11,11 +11,12 @@ from typing import Any
 from perpixel.data import Fingerprint
 from perpixel.data.transforms import Augmentation
 from perpixel.images import Normalisation
-from perpixel.losses import class_weights
+from perpixel.losses import class_weights, parse_loss, positive_weight
 from perpixel.planning.crops import BATCH_SIZES, Machine, plan_crops
 from perpixel.planning.facts import LabelFacts
 from perpixel.planning.net import Costs, Measure, choose_net
 from perpixel.planning.rehearsal import SIDE
+from perpixel.planning.sampling import plan_sampling
 
 DEFAULT_BUDGET_S = 600.0
 # Shares of the budget that are not training steps.
@@ -63,6 +64,10 @@ class Plan:
 
     def __getitem__(self, setting: str) -> Any:
         return next(line.value for line in self.lines if line.setting == setting)
+
+    def __contains__(self, setting: str) -> bool:
+        """False for decisions that did not exist yet when the plan was made."""
+        return any(line.setting == setting for line in self.lines)
 
     def to_json(self) -> dict[str, Any]:
         return {"lines": [asdict(line) for line in self.lines]}
@@ -188,17 +193,20 @@ def _plan_values(draft: Draft, data: Fingerprint) -> None:
 def _plan_learning(draft: Draft, data: Fingerprint, is_normalised: bool) -> None:
     weighs = data.imbalance > IMBALANCED
     fact = f"the most frequent class has {data.imbalance:.0f} times the pixels of the rarest"
-    draft.add("loss", "ce+dice", "cross entropy learns fast; Dice keeps small classes from being given up")
-    kind = draft.add("class_weights", "sqrt_inverse" if weighs else "none", fact)
+    loss = draft.add("loss", "ce+dice", "cross entropy learns fast; Dice keeps small classes from being given up")
     pixels = data.class_pixels["train"]
+    if any(term.name == "bce" for term in parse_loss(loss)) and len(pixels) == 2:
+        weight = positive_weight(pixels[1], pixels[0])
+        why = f"bce weighs positive pixels by itself, by {weight:.3g}: the negative over the positive ones of train"
+        kind = draft.add("class_weights", "none", why)
+    else:
+        kind = draft.add("class_weights", "sqrt_inverse" if weighs else "none", fact)
     weights = (
         class_weights(kind, pixels, data.class_images["train"]).tolist() if kind != "none" else [1.0] * len(pixels)
     )
     total = sum(w * p for w, p in zip(weights, pixels)) / max(1, sum(pixels))
     draft.add("class_weight_values", [w / total for w in weights], "in class order, 1 for the average pixel")
-    draft.add(
-        "rare_share", 0.33 if weighs else 0.0, "share of crops placed on a class drawn with equal chance; " + fact
-    )
+    plan_sampling(draft.add, data, weighs=weighs, fact=fact)
     draft.add("optimizer", "adamw", "forgiving of the rate, which nobody has time to tune")
     if is_normalised:
         rate = "peak for AdamW from scratch with batch normalisation: 1e-3 and 4e-3 both learned less in ten minutes"
