@@ -54,7 +54,7 @@ def api(monkeypatch: pytest.MonkeyPatch, fake_run: FakeRun) -> Api:
         "train": SimpleNamespace(path=run, bundle=run / "bundle", metrics=metrics),
         "resume": SimpleNamespace(path=run, bundle=run / "bundle", metrics=metrics),
         "evaluate": SimpleNamespace(path=run / "evaluation" / "test", scores=scores),
-        "predict": SimpleNamespace(out=Path("masks"), written=["a", "b"], skipped=["c"]),
+        "predict": SimpleNamespace(out=Path("masks"), written=["a", "b"], skipped=["c"], crf=None),
         "plan": SimpleNamespace(lines=(line,)),
         "check": check_result(json.loads((run / "fingerprint.json").read_text())),
     }
