@@ -191,6 +191,10 @@ def test_smp_s_numbers(name: str, options: dict[str, Any], size: tuple[int, int]
 @torch.no_grad()
 def test_smp_s_numbers_over_more_encoders(name: str, encoder: str, tmp_path: Path) -> None:
     reference = smp_folder(name, tmp_path, encoder_name=encoder)
+    if name.startswith("DeepLab") and encoder.startswith("resnext"):
+        with pytest.raises(InputError, match="encoder_name is 'resnext50_32x4d': smp dilates the first block"):
+            read_smp(tmp_path)
+        return
     image = torch.randn(1, 3, 64, 96)
     assert_near(build_foreign(read_smp(tmp_path))(image), reference(image))
 

@@ -17,7 +17,7 @@ from perpixel.encoders import Encoder, create_encoder, read_state_dict
 from perpixel.errors import InputError, did_you_mean
 from perpixel.files import read_json
 from perpixel.models.foreign.foreign import Foreign, kernel, renamed
-from perpixel.models.foreign.smp_settings import Settings
+from perpixel.models.foreign.smp_settings import RESNEXTS, Settings
 from perpixel.models.foreign.torchvision_files import Names, aspp
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -164,6 +164,13 @@ def _deeplab_v3_plus(plan: Settings) -> Plan:
 
 def _deeplab_options(plan: Settings, *, output_stride: int, separable: bool) -> dict[str, Any]:
     plan.take_depth(5)
+    if plan.encoder_name in RESNEXTS:
+        raise plan.refusal(
+            "encoder_name",
+            plan.encoder_name,
+            "smp dilates the first block of a ResNeXt's stages as well, which timm's network here does not; its other "
+            "models over ResNeXts can be converted",
+        )
     return plan.encoder() | {
         "output_stride": plan.take("encoder_output_stride", output_stride, (8, 16)),
         "rates": plan.take_numbers("decoder_atrous_rates", (12, 24, 36), 3),
