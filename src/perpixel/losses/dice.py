@@ -6,10 +6,9 @@ Milletari et al., "V-Net", 3DV 2016, squares the terms of the denominator; here 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from perpixel.errors import InputError
-from perpixel.losses.overlap import check_classes, mean_over_classes, overlap_sums
+from perpixel.losses.overlap import OverlapLoss, check_classes, mean_over_classes, overlap_sums
 from perpixel.losses.target import prepare
 
 
@@ -48,7 +47,7 @@ def soft_dice(
         return mean_over_classes(costs, truth, prepared, classes=classes, include_background=include_background)
 
 
-class Dice(nn.Module):
+class Dice(OverlapLoss):
     """`soft_dice` with its settings: (logits (B, K, *S), target (B, *S)) -> scalar. It takes no class weights: each
     class counts the same however many pixels it has."""
 
@@ -62,25 +61,12 @@ class Dice(nn.Module):
         squared: bool = False,
         include_background: bool = True,
     ) -> None:
-        super().__init__()
-        check_classes(classes)
-        if not smooth >= 0:
-            raise InputError(f"smooth is {smooth}: give 0 or more")
-        self.ignore_index = ignore_index
-        self.smooth = smooth
-        self.classes = classes
-        self.batch = batch
-        self.squared = squared
-        self.include_background = include_background
-
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        return soft_dice(
-            logits,
-            target,
-            ignore_index=self.ignore_index,
-            smooth=self.smooth,
-            classes=self.classes,
-            batch=self.batch,
-            squared=self.squared,
-            include_background=self.include_background,
+        super().__init__(
+            soft_dice,
+            ignore_index=ignore_index,
+            smooth=smooth,
+            classes=classes,
+            batch=batch,
+            squared=squared,
+            include_background=include_background,
         )

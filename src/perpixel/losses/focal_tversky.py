@@ -6,12 +6,12 @@ Abraham, Khan, "A novel focal Tversky loss function with improved attention U-Ne
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from perpixel.errors import InputError
-from perpixel.losses.overlap import check_classes, mean_over_classes
+from perpixel.losses.overlap import OverlapLoss, check_classes, mean_over_classes
 from perpixel.losses.target import prepare
-from perpixel.losses.tversky import check_prices, tversky_costs
+from perpixel.losses.tversky import tversky_costs
 
 # Costs below this are followed along a straight line: there the root has a slope without bound.
 LINEAR_BELOW = 1e-6
@@ -52,7 +52,7 @@ def _power(costs: Tensor, exponent: float) -> Tensor:
     return torch.where(costs < LINEAR_BELOW, straight, costs.clamp_min(LINEAR_BELOW) ** exponent)
 
 
-class FocalTversky(nn.Module):
+class FocalTversky(OverlapLoss):
     """`focal_tversky` with its settings: (logits (B, K, *S), target (B, *S)) -> scalar. It takes no class weights."""
 
     def __init__(
@@ -67,29 +67,16 @@ class FocalTversky(nn.Module):
         batch: bool = True,
         include_background: bool = True,
     ) -> None:
-        super().__init__()
-        check_classes(classes)
-        check_prices(fp_weight, fn_weight, smooth)
         if not gamma > 0:
             raise InputError(f"gamma is {gamma}: give a positive number")
-        self.ignore_index = ignore_index
-        self.gamma = gamma
-        self.fp_weight, self.fn_weight = fp_weight, fn_weight
-        self.smooth = smooth
-        self.classes = classes
-        self.batch = batch
-        self.include_background = include_background
-
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        return focal_tversky(
-            logits,
-            target,
-            gamma=self.gamma,
-            fp_weight=self.fp_weight,
-            fn_weight=self.fn_weight,
-            ignore_index=self.ignore_index,
-            smooth=self.smooth,
-            classes=self.classes,
-            batch=self.batch,
-            include_background=self.include_background,
+        super().__init__(
+            focal_tversky,
+            ignore_index=ignore_index,
+            gamma=gamma,
+            fp_weight=fp_weight,
+            fn_weight=fn_weight,
+            smooth=smooth,
+            classes=classes,
+            batch=batch,
+            include_background=include_background,
         )

@@ -7,10 +7,9 @@ DLMIA 2017.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from perpixel.errors import InputError
-from perpixel.losses.overlap import overlap_sums
+from perpixel.losses.overlap import OverlapLoss, overlap_sums
 from perpixel.losses.target import prepare
 
 
@@ -50,7 +49,7 @@ def generalised_dice(
         return (costs * counted).sum() / counted.sum().clamp_min(1)
 
 
-class GeneralisedDice(nn.Module):
+class GeneralisedDice(OverlapLoss):
     """`generalised_dice` with its settings: (logits (B, K, *S), target (B, *S)) -> scalar. It takes no class weights:
     it has its own."""
 
@@ -62,20 +61,10 @@ class GeneralisedDice(nn.Module):
         batch: bool = True,
         include_background: bool = True,
     ) -> None:
-        super().__init__()
-        if not smooth >= 0:
-            raise InputError(f"smooth is {smooth}: give 0 or more")
-        self.ignore_index = ignore_index
-        self.smooth = smooth
-        self.batch = batch
-        self.include_background = include_background
-
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        return generalised_dice(
-            logits,
-            target,
-            ignore_index=self.ignore_index,
-            smooth=self.smooth,
-            batch=self.batch,
-            include_background=self.include_background,
+        super().__init__(
+            generalised_dice,
+            ignore_index=ignore_index,
+            smooth=smooth,
+            batch=batch,
+            include_background=include_background,
         )

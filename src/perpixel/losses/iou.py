@@ -7,10 +7,9 @@ of UNet 3+'s hybrid loss (Huang et al., ICASSP 2020), whose release takes one ra
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from perpixel.errors import InputError
-from perpixel.losses.overlap import check_classes, mean_over_classes, overlap_sums
+from perpixel.losses.overlap import OverlapLoss, check_classes, mean_over_classes, overlap_sums
 from perpixel.losses.target import prepare
 
 
@@ -47,7 +46,7 @@ def soft_iou(
         return mean_over_classes(costs, truth, prepared, classes=classes, include_background=include_background)
 
 
-class IoU(nn.Module):
+class IoU(OverlapLoss):
     """`soft_iou` with its settings: (logits (B, K, *S), target (B, *S)) -> scalar. It takes no class weights: each
     class counts the same however many pixels it has."""
 
@@ -60,23 +59,11 @@ class IoU(nn.Module):
         batch: bool = True,
         include_background: bool = True,
     ) -> None:
-        super().__init__()
-        check_classes(classes)
-        if not smooth >= 0:
-            raise InputError(f"smooth is {smooth}: give 0 or more")
-        self.ignore_index = ignore_index
-        self.smooth = smooth
-        self.classes = classes
-        self.batch = batch
-        self.include_background = include_background
-
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        return soft_iou(
-            logits,
-            target,
-            ignore_index=self.ignore_index,
-            smooth=self.smooth,
-            classes=self.classes,
-            batch=self.batch,
-            include_background=self.include_background,
+        super().__init__(
+            soft_iou,
+            ignore_index=ignore_index,
+            smooth=smooth,
+            classes=classes,
+            batch=batch,
+            include_background=include_background,
         )

@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from perpixel.errors import InputError
 from perpixel.losses.target import Prepared
 
 CLASSES = ("present", "all")
+NOT_NEGATIVE = ("fp_weight", "fn_weight", "smooth")
+
+
+class OverlapLoss(nn.Module):
+    """A loss function with its settings: (logits (B, K, *S), target (B, *S)) -> scalar. It takes no class weights: each
+    class counts the same however many pixels it has.
+
+    Raises:
+        InputError: an unknown choice of classes, or a smoothing term or price below 0.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], **settings: Any) -> None:
+        super().__init__()
+        check_classes(settings.get("classes", CLASSES[0]))
+        for name in NOT_NEGATIVE:
+            if name in settings and not settings[name] >= 0:
+                raise InputError(f"{name} is {settings[name]}: give 0 or more")
+        self.function = function
+        self.settings = settings
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """See the class."""
+        return self.function(logits, target, **self.settings)
 
 
 def check_classes(classes: str) -> None:

@@ -7,10 +7,9 @@ MLMI 2017. Papers swap the names alpha and beta; ours say what they weigh. 0.5 a
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from perpixel.errors import InputError
-from perpixel.losses.overlap import check_classes, mean_over_classes, overlap_sums
+from perpixel.losses.overlap import OverlapLoss, check_classes, mean_over_classes, overlap_sums
 from perpixel.losses.target import Prepared, prepare
 
 
@@ -60,14 +59,7 @@ def tversky_costs(
     return torch.where(empty, torch.ones_like(missed), missed.clamp_min(0) / below), truth
 
 
-def check_prices(fp_weight: float, fn_weight: float, smooth: float) -> None:
-    """Refuse weights or a smoothing term below 0."""
-    for name, value in (("fp_weight", fp_weight), ("fn_weight", fn_weight), ("smooth", smooth)):
-        if not value >= 0:
-            raise InputError(f"{name} is {value}: give 0 or more")
-
-
-class Tversky(nn.Module):
+class Tversky(OverlapLoss):
     """`tversky` with its settings: (logits (B, K, *S), target (B, *S)) -> scalar. It takes no class weights: each
     class counts the same however many pixels it has."""
 
@@ -82,25 +74,13 @@ class Tversky(nn.Module):
         batch: bool = True,
         include_background: bool = True,
     ) -> None:
-        super().__init__()
-        check_classes(classes)
-        check_prices(fp_weight, fn_weight, smooth)
-        self.ignore_index = ignore_index
-        self.fp_weight, self.fn_weight = fp_weight, fn_weight
-        self.smooth = smooth
-        self.classes = classes
-        self.batch = batch
-        self.include_background = include_background
-
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        return tversky(
-            logits,
-            target,
-            fp_weight=self.fp_weight,
-            fn_weight=self.fn_weight,
-            ignore_index=self.ignore_index,
-            smooth=self.smooth,
-            classes=self.classes,
-            batch=self.batch,
-            include_background=self.include_background,
+        super().__init__(
+            tversky,
+            ignore_index=ignore_index,
+            fp_weight=fp_weight,
+            fn_weight=fn_weight,
+            smooth=smooth,
+            classes=classes,
+            batch=batch,
+            include_background=include_background,
         )
