@@ -214,9 +214,6 @@ def evaluate(
     dataset = _dataset_for(home, data, reading)
     tell({"kind": "phase", "text": f"Evaluating on {split}"})
 
-    def on_image(done: int, total: int, name: str) -> None:
-        tell({"kind": "progress", "done": done, "total": total, "text": name})
-
     name = split + ("" if prune_level is None else f"-L{prune_level}")
     name += "" if output_stride is None else f"-OS{output_stride}"
     name += "" if crf is False else "-CRF"
@@ -225,7 +222,7 @@ def evaluate(
     predictor = load(folder, device=device, **way)
     result = evaluate_split(
         predictor, dataset, split, where, tta=tta, dropout_samples=samples, crf=_crf_settings(predictor, crf),
-        boundary=boundary, tolerance=tolerance, thin=thin, objects=objects, on_image=on_image,
+        boundary=boundary, tolerance=tolerance, thin=thin, objects=objects, on_image=_image_events(tell),
     )  # fmt: skip
     result = {**result, "data": str(dataset.root), "bundle": str(folder), **way}
     write_json(where / "scores.json", result)
@@ -259,10 +256,9 @@ def calibrate(
     dataset = _dataset_for(home, data, reading)
     tell({"kind": "phase", "text": f"Calibrating on {split}"})
 
-    def on_image(done: int, total: int, name: str) -> None:
-        tell({"kind": "progress", "done": done, "total": total, "text": name})
-
-    return calibrate_bundle(load(folder, device=device), folder, dataset, split, seed=seed, on_image=on_image)
+    return calibrate_bundle(
+        load(folder, device=device), folder, dataset, split, seed=seed, on_image=_image_events(tell)
+    )
 
 
 def _crf_settings(predictor: Predictor, crf: Crf) -> CrfSettings | None:
@@ -310,6 +306,15 @@ def tune_crf(
         load(folder, device=device), folder, dataset, split, images=images, iterations=iterations, seed=seed,
         on_step=on_step,
     )  # fmt: skip
+
+
+def _image_events(tell: OnEvent) -> Callable[[int, int, str], None]:
+    """What tells of every image that is done."""
+
+    def on_image(done: int, total: int, name: str) -> None:
+        tell({"kind": "progress", "done": done, "total": total, "text": name})
+
+    return on_image
 
 
 def _dataset_for(home: Path, data: PathLike | None, reading: dict[str, Any]) -> Dataset:
@@ -371,12 +376,9 @@ def predict(
     predictor = load(bundle, device=device, prune_level=prune_level, output_stride=output_stride)
     refining = _crf_settings(predictor, crf)
 
-    def on_image(done: int, total: int, name: str) -> None:
-        tell({"kind": "progress", "done": done, "total": total, "text": name})
-
     written, skipped = predict_files(
         predictor, images, out, overlays=overlays, probs=probs, uncertainty=uncertainty, overwrite=overwrite, tta=tta,
-        samples=samples, seed=seed, crf=refining, crf_steps=crf_steps, on_image=on_image,
+        samples=samples, seed=seed, crf=refining, crf_steps=crf_steps, on_image=_image_events(tell),
     )  # fmt: skip
     if refining is None:
         return Predictions(Path(out), written, skipped)
