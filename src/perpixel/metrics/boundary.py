@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from perpixel.compiled import compile_loop
 from perpixel.errors import InputError
-from perpixel.metrics.compiled import compile_loop
 from perpixel.metrics.label_pairs import OUTSIDE, IntMap, diagonal, label_pair
 
 # Share of the diagonal: Csurka et al. 2013 as SegNet's authors used it; Cheng et al. 2021.

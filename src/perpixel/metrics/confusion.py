@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from perpixel.compiled import compile_loop, usable_cores
 from perpixel.errors import InputError
-from perpixel.metrics.compiled import compile_loop, usable_cores
 
 # Below this many pixels a second thread costs more than it saves.
 _PIXELS_PER_THREAD = 1 << 18

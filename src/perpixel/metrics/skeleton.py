@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from perpixel.compiled import compile_loop
 from perpixel.errors import InputError
-from perpixel.metrics.compiled import compile_loop
 from perpixel.metrics.label_pairs import label_pair
 
 # Steps to the neighbours of a pixel; those through a face come first.

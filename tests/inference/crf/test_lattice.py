@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from inference.crf.lattice_by_dictionary import corners, lattice_filter, place
-from perpixel.inference.crf.compiled import Workers
+from perpixel.compiled import Workers
 from perpixel.inference.crf.coordinates import Keys, elevation, slice_factor
 from perpixel.inference.crf.lattice import Lattice, blur, build_lattice, filter_ones
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from perpixel.inference.crf.compiled import Workers, compiled
+from perpixel.compiled import Workers, compiled
 from perpixel.inference.crf.coordinates import Keys, origin, slice_factor
 from perpixel.inference.crf.lattice import build_lattice, filter_ones
 from perpixel.inference.crf.mean_field import GridGaussian, LatticeGaussian, filtered_ones, gaussian_taps, mean_field

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from perpixel.compiled import can_compile
 from perpixel.errors import InputError
-from perpixel.inference.crf.compiled import can_compile
 from perpixel.inference.crf.settings import CrfSettings, check_arrays
 
 # Iteration, (K, *spatial) float32 marginals after it.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from perpixel.inference.crf.compiled import Workers, compiled
+from perpixel.compiled import Workers, compiled
 from perpixel.inference.crf.coordinates import Keys, elevation
 from perpixel.inference.crf.vectors import LANES, add_row, blur_row, clear_row
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perpixel.inference.crf.compiled import Workers, compiled
+from perpixel.compiled import Workers, compiled
 from perpixel.inference.crf.lattice import Lattice, blur
 from perpixel.inference.crf.vectors import (
     LANES,

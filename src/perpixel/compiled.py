@@ -1,11 +1,12 @@
-"""How this room's loops are compiled and shared out among threads.
+"""Loops compiled by numba where it is there: kept on the disk between runs, safe under many threads and processes.
 
 No threading layer of numba's is used: its workqueue ends the process when two threads call it at once, its OpenMP one
 does not survive a fork. The loops release the interpreter, so plain threads do, and each piece of work is the same
 whatever thread takes it: results do not depend on the number of threads.
 
-Whoever changes `vectors.py`: numba looks only at the file of a function, not at those that it calls, when it decides
-whether the machine code that it has kept is still right. Remove the `__pycache__` folders then.
+Numba looks only at the file of a function, not at those that it calls, when it decides whether the machine code that it
+has kept is still right. Whoever changes a file whose functions are compiled into those of others
+(`inference/crf/vectors.py`) removes the `__pycache__` folders.
 """
 
 from __future__ import annotations
@@ -20,6 +21,15 @@ from typing import Any, TypeVar
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+def can_compile() -> bool:
+    """Whether numba is there and its compiler is not switched off."""
+    try:
+        import numba  # noqa: F401
+    except ImportError:
+        return False
+    return os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
+
+
 def compiled(function: Function) -> Function:
     """`function` compiled by numba, free of the interpreter's lock, kept on disk where a folder for it can be found."""
     import numba
@@ -32,13 +42,35 @@ def compiled(function: Function) -> Function:
     return result
 
 
-def can_compile() -> bool:
-    """Whether numba is there and its compiler is not switched off."""
+def compile_loop(loop: Callable[..., Any]) -> Callable[..., Any] | None:
+    """The compiled form of `loop`; None where nothing can be compiled.
+
+    A loop must set all that it writes itself: it may be started twice where the cache on the disk fails.
+    """
+    if not can_compile():
+        return None
+    import numba
+
+    uncached: Callable[..., Any] = numba.njit(nogil=True)(loop)
     try:
-        import numba  # noqa: F401
-    except ImportError:
-        return False
-    return os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
+        cached: Callable[..., Any] = numba.njit(nogil=True, cache=True)(loop)
+    except RuntimeError:  # no folder in which a cache could be kept
+        return uncached
+
+    def run(*arguments: Any) -> Any:
+        try:
+            return cached(*arguments)
+        except OSError:  # the cache folder went away, or is full: compiling anew always works
+            return uncached(*arguments)
+
+    return run
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on: fewer than the machine has where it was given a part of them."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0)) or 1
+    return os.cpu_count() or 1
 
 
 class Workers:

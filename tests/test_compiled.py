@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from perpixel.inference.crf.compiled import Workers, can_compile
+from perpixel.compiled import Workers, can_compile
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
