@@ -26,7 +26,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from perpixel.models import MODELS, create_model, option_names
+from perpixel.models import MODELS, create_model, option_names, spatial_dims
 from perpixel.models.card import Card, Count
 from perpixel.models.cards import CARDS
 from perpixel.models.describe import Description, describe
@@ -35,9 +35,11 @@ from perpixel.models.stages import short_count
 
 DOCS = Path(__file__).resolve().parent
 SIZE = (512, 512)  # height and width of the described image
-SIZES = {"unet_valid": (572, 572)}  # its paper's; it takes few sizes
+VOLUME = (64, 64, 64)  # depth, height and width of the described volume
+SIZES = {"unet_valid": (572, 572), "unet3d_valid": (116, 132, 132)}  # their papers'; they take few sizes
 LARGEST_FIELD, LARGE_FIELD_SIDE = 480, 384  # fields beyond are measured on images that cut them off
 COARSEST = 64  # strides beyond are those of pooled grids
+IMAGE_MODELS = [name for name, builder in MODELS.items() if spatial_dims(builder) == 2]
 BEGIN, END = "<!-- {}: docs/make_models.py writes what follows -->", "<!-- end of {} -->"
 
 
@@ -101,7 +103,7 @@ def fields() -> dict[str, dict[str, Any]]:
 def keep_field(name: str, field: dict[str, Any]) -> None:
     """Put one measurement beside the others, in the order of MODELS."""
     known = fields() | {name: field}
-    lines = [f'  "{each}": {json.dumps(known[each])}' for each in MODELS if each in known]
+    lines = [f'  "{each}": {json.dumps(known[each])}' for each in IMAGE_MODELS if each in known]
     text = "{\n" + ",\n".join(lines) + "\n}\n"
     (DOCS / "models" / "receptive_fields.json").write_text(text, encoding="utf-8")
 
@@ -123,6 +125,16 @@ def figure_path(name: str) -> Path:
     return DOCS / "models" / "figures" / f"{name}.svg"
 
 
+def size_of(name: str) -> tuple[int, ...]:
+    """Height and width of the described image, of a volume depth, height and width."""
+    return SIZES.get(name, SIZE if name in IMAGE_MODELS else VOLUME)
+
+
+def channels_of(name: str) -> tuple[int, int]:
+    """Channels and classes with which a model is described."""
+    return (3, 21) if name in IMAGE_MODELS else (1, 2)
+
+
 def figure(name: str) -> str:
     """The drawing of a model with its default options."""
     return described(name).to_svg(f"{CARDS[name].title} ({name})")
@@ -131,7 +143,7 @@ def figure(name: str) -> str:
 @cache
 def described(name: str) -> Description:
     """A model with its default options, for the example image of its page."""
-    return describe(built(name), in_channels=3, size=SIZES.get(name, SIZE))
+    return describe(built(name, *channels_of(name)), in_channels=channels_of(name)[0], size=size_of(name))
 
 
 def built(name: str, in_channels: int = 3, num_classes: int = 21, options: dict[str, Any] | None = None) -> nn.Module:
@@ -191,14 +203,15 @@ def summary(name: str) -> str:
 
 
 def _use(name: str) -> list[str]:
-    height, width = SIZES.get(name, SIZE)
+    channels, classes = channels_of(name)
     description = described(name)
-    shape = ", ".join(map(str, description.output))
-    size = f" --size {width}x{height}"
+    shape, image = ", ".join(map(str, description.output)), ", ".join(map(str, description.image))
+    size = f" --size {'x'.join(map(str, size_of(name)[::-1]))}"
     return [
         "## Use",
-        f'```python\nimport torch\n\nimport perpixel\n\nmodel = perpixel.create_model("{name}", in_channels=3, '
-        f"num_classes=21).eval()\nlogits = model(torch.rand(1, 3, {height}, {width}))  # (1, {shape})\n```",
+        f'```python\nimport torch\n\nimport perpixel\n\nmodel = perpixel.create_model("{name}", '
+        f"in_channels={channels}, num_classes={classes}).eval()\n"
+        f"logits = model(torch.rand(1, {image}))  # (1, {shape})\n```",
         f"```\nperpixel describe {name}{size} --svg {name}.svg\nperpixel train DATA --model {name} --budget 10m\n```",
     ]
 
@@ -208,20 +221,25 @@ def _stages(description: Description) -> list[str]:
     for row in description.rows:
         field = "all" if row.receptive_field is None else f"{row.receptive_field:,}"
         costs = (f"{row.parameters:,}", short_count(row.multiply_adds))
-        size = f"{row.channels} x {row.height} x {row.width}"
+        size = " x ".join(map(str, (row.channels, *row.size)))
         rows.append((row.name, size, f"{row.stride:.4g}", field, *costs))
     size = " x ".join(map(str, description.output))
     rows.append(("all", size, "", "", f"{description.parameters:,}", short_count(description.multiply_adds)))
+    is_image, image = description.depth is None, " x ".join(map(str, description.image))
+    what, sides, unit = ("An image", "height", "pixels") if is_image else ("A volume", "depth, height", "voxels")
     intro = (
-        f"An image of {description.in_channels} x {description.height} x {description.width} (channels, height, "
-        "width), 21 classes, default options. `sees` is the receptive field in pixels."
+        f"{what} of {image} (channels, {sides}, width), {description.output[0]} classes, default options. `sees` is "
+        f"the receptive field in {unit}."
     )
     frozen = [f"And {description.frozen:,} values that are never trained."] if description.frozen else []
     return ["## Stages", intro, _table(rows, numbers_from=2), *frozen]
 
 
 def _receptive_field(name: str) -> list[str]:
-    field, theory = _field(name), described(name).rows[-1].receptive_field
+    theory = described(name).rows[-1].receptive_field
+    if name not in IMAGE_MODELS:
+        return ["## Receptive field", f"By arithmetic a logit sees {theory:,} voxels along each axis."]
+    field = _field(name)
     reach = "the whole image" if theory is None else f"{theory:,} x {theory:,} pixels"
     side = f"{field['side']} x {field['side']}"
     found = f"all of an image of {side}" if field["is_clipped"] else f"{field['width']} x {field['height']} pixels"
@@ -364,6 +382,8 @@ def _main_count(card: Card) -> Count | None:
 
 
 def _measured(name: str) -> str:
+    if name not in IMAGE_MODELS:
+        return ""
     field = _field(name)
     side = f"{field['width']:,}" if field["width"] == field["height"] else f"{field['width']:,} x {field['height']:,}"
     return f"{field['side']:,}+" if field["is_clipped"] else side

@@ -48,8 +48,7 @@ def test_page_and_drawing_are_current(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_no_stage_of_a_drawing_lies_on_another(name: str) -> None:
     description = make_models.described(name)
-    image = (description.in_channels, description.height, description.width)
-    layout = lay_out(description.rows, description.edges, image, description.output)
+    layout = lay_out(description.rows, description.edges, description.image, description.output)
     for one, other in combinations(layout.blocks.values(), 2):
         a, b = one.box, other.box
         assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1], f"{one.name} lies on {other.name}"
@@ -60,7 +59,7 @@ def test_no_stage_of_a_drawing_lies_on_another(name: str) -> None:
     assert names <= sources and names <= targets, "a stage that nothing enters, or whose output nothing uses"
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", make_models.IMAGE_MODELS)
 def test_measured_field_is_the_one_of_arithmetic(name: str) -> None:
     """Up to one cell of the coarsest map, by which it varies with the position; else --measure it again."""
     field, rows = make_models.fields()[name], make_models.described(name).rows
@@ -73,7 +72,7 @@ def test_measured_field_is_the_one_of_arithmetic(name: str) -> None:
 
 
 def test_measurements_are_of_models_that_exist() -> None:
-    assert list(make_models.fields()) == list(MODELS)
+    assert list(make_models.fields()) == make_models.IMAGE_MODELS
 
 
 @pytest.mark.slow

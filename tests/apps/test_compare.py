@@ -65,10 +65,13 @@ def test_options_for_all_and_for_one() -> None:
     )
 
 
-def test_all_is_every_model() -> None:
+def test_all_is_every_model_of_images() -> None:
     from perpixel.models import MODELS as KNOWN
+    from perpixel.models import spatial_dims
 
-    assert [entry.model for entry in parse_entries("all", {})] == list(KNOWN)
+    everything = [entry.model for entry in parse_entries("all", {})]
+    assert everything == [name for name, each in KNOWN.items() if spatial_dims(each) == 2]
+    assert set(KNOWN) - set(everything) == {"vnet", "vnet_release", "vnet_monai", "unet3d", "unet3d_valid"}
     assert parse_entries("all,thin=unet", {"thin.width": 2})[-1] == Entry("thin", "unet", {"width": 2})
 
 

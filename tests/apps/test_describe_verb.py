@@ -53,3 +53,30 @@ def test_measured_field_in_json_and_without_any_gradient(capsys: Captured) -> No
     assert measured["effective_pixels"] is None
     screens.show_description(screens.make_console(), document)
     assert "none: these weights pass no gradient" in capsys.readouterr().out
+
+
+def test_volumes_have_a_depth(tmp_path: Path, capsys: Captured) -> None:
+    words = ["describe", "unet3d", "-O", "width=2", "-O", "depth=3", "--in-channels", "1"]
+    assert cli.main(words) == 0
+    shown = capsys.readouterr().out
+    assert "1 channels of 64 wide, 64 high and 64 deep" in shown and "depth x height x width" in shown
+    path = tmp_path / "net.svg"
+    assert cli.main([*words, "--size", "16x12x8", "--svg", str(path), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["output"] == [21, 8, 12, 16]
+    assert [document["rows"][0][side] for side in ("depth", "height", "width")] == [8, 12, 16]
+    assert "1 × 8 × 12 × 16 in" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["unet", "--size", "96x64x8"], "UNet takes images, height x width: give 2 sides"),
+        (["vnet", "--size", "96x64"], "VNet takes volumes, depth x height x width: give 3 sides"),
+        (["unet", "--size", "96x64x"], "not a size: write WIDTHxHEIGHT, or of volumes WIDTHxHEIGHTxDEPTH"),
+        (["unet3d", "-O", "width=2", "--measure"], "receptive fields are measured on images only"),
+    ],
+)
+def test_sizes_of_the_other_kind_are_refused(words: list[str], message: str, capsys: Captured) -> None:
+    assert cli.main(["describe", *words]) == 2
+    assert message in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -114,3 +115,19 @@ def test_a_loss_that_does_not_suit_the_classes_is_refused_before_planning(
 def test_sampling_out_of_range_is_refused(scenes: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=rf"{name} is -0\.1"):
         perpixel.train(scenes, epochs=1, out=tmp_path / "run", **TINY, **{name: -0.1})
+
+
+def test_models_of_volumes_and_images_are_told_apart() -> None:
+    images, volumes = (SimpleNamespace(root=Path("data"), spatial_dims=dims) for dims in (2, 3))
+    training.refuse_other_dims("auto", volumes)  # type: ignore[arg-type]
+    training.refuse_other_dims("unet", images)  # type: ignore[arg-type]
+    training.refuse_other_dims("vnet", volumes)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"model 'vnet' takes volumes, but data holds images: .* unet, unet_valid"):
+        training.refuse_other_dims("vnet", images)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"model 'unet' takes images, but data holds volumes: .* vnet, .*unet3d"):
+        training.refuse_other_dims("unet", volumes)  # type: ignore[arg-type]
+
+
+def test_training_a_model_of_volumes_on_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="model 'unet3d' takes volumes, but"):
+        perpixel.train(write_scenes(tmp_path, ["ground", "sky"]), model="unet3d", out=tmp_path / "run", budget="5s")

@@ -14,6 +14,7 @@ from test_models import CASES, Case, image_of, wake
 from torch import Tensor, nn
 
 ODD_SIZES = ((65, 97), (83, 71))
+ODD_VOLUMES = ((17, 33, 21), (31, 19, 35))
 TOLERANCE = 1e-4  # of the largest logit, or absolute where that is below one
 # An export takes 5 to 60 s, so one small model of each way up stands for all in the quick tests.
 QUICK = ("unet",)
@@ -24,9 +25,11 @@ def entries(names: tuple[str, ...]) -> list[object]:
     return [pytest.param(case, id=key, marks=[] if key in names else [pytest.mark.slow]) for key, case in CASES.items()]
 
 
-def sizes_of(case: Case) -> tuple[tuple[int, int], ...]:
+def sizes_of(case: Case) -> tuple[tuple[int, ...], ...]:
     """Two odd sizes; nets of unpadded convolutions take even ones only, and say which."""
-    return case.sizes[:2] if "valid" in case.name else ODD_SIZES
+    if "valid" in case.name:
+        return case.sizes[:2]
+    return ODD_VOLUMES if case.is_volume else ODD_SIZES
 
 
 def lively(case: Case) -> nn.Module:
@@ -34,7 +37,7 @@ def lively(case: Case) -> nn.Module:
     model = wake(case.build(num_classes=3))
     generator = torch.Generator().manual_seed(3)
     for part in model.modules():
-        if isinstance(part, nn.BatchNorm2d) and part.running_mean is not None:
+        if isinstance(part, nn.BatchNorm2d | nn.BatchNorm3d) and part.running_mean is not None:
             part.running_mean.normal_(std=0.1, generator=generator)
             part.running_var.uniform_(0.5, 1.5, generator=generator)
     return model.eval()

@@ -12,13 +12,13 @@ pytestmark = [
 ]
 
 
-def size_of(case: Case) -> tuple[int, int]:
-    return case.sizes[0] if "valid" in case.name else (64, 96)
+def size_of(case: Case) -> tuple[int, ...]:
+    return case.sizes[0] if "valid" in case.name or case.is_volume else (64, 96)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_bf16_forward_and_backward(case: Case) -> None:
-    model = wake(case.build()).cuda().train().to(memory_format=torch.channels_last)
+    model = wake(case.build()).cuda().train().to(memory_format=case.channels_last)
     with torch.autocast("cuda", torch.bfloat16):
         output = model(image_of(size_of(case), batch=2).cuda())
     outputs = output if isinstance(output, tuple) else (output,)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from perpixel.errors import InputError
-from perpixel.models import MODELS, create_model, load_weights, save_weights
+from perpixel.models import MODELS, create_model, load_weights, save_weights, spatial_dims
 from perpixel.models.describe import describe
 
 STATE_NAMES = Path(__file__).with_name("state_names.json")
@@ -32,10 +32,18 @@ class Case:
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
-    sizes: tuple[tuple[int, int], ...] = ((32, 48), (33, 47), (1, 1))
+    sizes: tuple[tuple[int, ...], ...] = ((32, 48), (33, 47), (1, 1))
     is_heavy: bool = False
     least_batch: int = 1
     bf16_change: float = 0.1
+
+    @property
+    def is_volume(self) -> bool:
+        return len(self.sizes[0]) == 3
+
+    @property
+    def channels_last(self) -> torch.memory_format:
+        return torch.channels_last_3d if self.is_volume else torch.channels_last
 
     def build(self, in_channels: int = 3, num_classes: int = 2, seed: int = 0) -> nn.Module:
         torch.manual_seed(seed)
@@ -46,6 +54,8 @@ FCN = {"fc_channels": 16}
 THIN_FCN = {"width": 4, "fc_channels": 16}
 FCN_SIZES = ((6, 10), (9, 5), (1, 1))  # the first padding of 100 makes every image large
 TIRAMISU = {"layers": [1, 2, 1, 1, 2, 2, 1, 1, 2, 1, 1], "growth": 4, "first_channels": 8}
+VOLUMES = ((16, 32, 16), (17, 9, 20), (1, 1, 1))
+ANISOTROPIC = {"pool": [[1, 2, 2], [2, 2, 2], [1, 3, 2]], "kernels": [[1, 3, 3], [3, 3, 3], [3, 5, 3], [3, 3, 3]]}
 PATCHES = {"window": 13, "kernels": [2, 3], "width": 4, "hidden": 8}
 CASES = {
     "fcn32s": Case("fcn32s", THIN_FCN, FCN_SIZES),
@@ -147,6 +157,30 @@ CASES = {
     "liteseg/darknet19": Case(
         "liteseg", {"encoder": "darknet19", "width": 8, "legacy_padding": True}, least_batch=2, is_heavy=True
     ),
+    "vnet": Case("vnet", {"width": 4}, VOLUMES),
+    "vnet/light": Case(
+        "vnet",
+        {
+            "width": 4,
+            "depth": 3,
+            "kernel": 3,
+            "norm": "instance",
+            "activation": "leaky_relu",
+            "dropout": 0.1,
+            "deep_supervision": True,
+        },
+        VOLUMES,
+    ),
+    "vnet_release": Case("vnet_release", {"width": 4}, VOLUMES, is_heavy=True),
+    "vnet_monai": Case("vnet_monai", {"width": 4}, VOLUMES),
+    "unet3d": Case("unet3d", {"width": 2}, VOLUMES),
+    "unet3d/anisotropic, residual": Case(
+        "unet3d",
+        ANISOTROPIC
+        | {"width": 4, "norm": "instance", "activation": "leaky_relu", "residual": True, "deep_supervision": True},
+        VOLUMES,
+    ),
+    "unet3d_valid": Case("unet3d_valid", {"width": 2, "depth": 3}, ((44, 44, 44), (44, 48, 44), (48, 44, 44))),
     "liteseg/other encoder": Case("liteseg", {"encoder": "mobilenetv3_small_050", "width": 8}, least_batch=2),
 }
 # Every promise is kept by every case; the heavy ones, alike but for a few layers, join in the slow tests.
@@ -156,7 +190,7 @@ PARAMETERS = [
 every_case = pytest.mark.parametrize("case", PARAMETERS)
 
 
-def image_of(size: tuple[int, int], *, batch: int = 1, channels: int = 3, seed: int = 1) -> Tensor:
+def image_of(size: tuple[int, ...], *, batch: int = 1, channels: int = 3, seed: int = 1) -> Tensor:
     return torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(seed))
 
 
@@ -175,6 +209,8 @@ def wake(model: nn.Module) -> nn.Module:
 
 def test_every_model_has_a_case():
     assert {case.name for case in CASES.values()} == set(MODELS)
+    for case in CASES.values():
+        assert case.is_volume == (spatial_dims(MODELS[case.name]) == 3)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -183,19 +219,19 @@ def test_shape_for_any_channels_and_classes(case: Case, channels: int, classes: 
     """Shapes without values, so that all sizes of all models cost nothing; real values follow below."""
     with torch.device("cpu" if "encoder" in case.options else "meta"):
         model = case.build(channels, classes).eval()
-    for height, width in case.sizes:
-        described = describe(model, in_channels=channels, size=(height, width))
-        assert described.output == (classes, height - 2 * model.margin, width - 2 * model.margin)
+    for size in case.sizes:
+        described = describe(model, in_channels=channels, size=size)
+        assert described.output == (classes, *(side - 2 * model.margin for side in size))
 
 
 @every_case
 def test_logits_have_exactly_the_images_size(case: Case):
     model = case.build(num_classes=3).eval()
     with torch.no_grad():
-        for height, width in case.sizes:
-            logits = model(image_of((height, width)))
+        for size in case.sizes:
+            logits = model(image_of(size))
             assert isinstance(logits, Tensor)
-            assert logits.shape == (1, 3, height - 2 * model.margin, width - 2 * model.margin)
+            assert logits.shape == (1, 3, *(side - 2 * model.margin for side in size))
             assert logits.dtype == torch.float32
             assert logits.isfinite().all()
 
@@ -248,8 +284,8 @@ def test_saved_and_loaded_is_the_same_model(case: Case, tmp_path: Path):
 @every_case
 def test_bf16_autocast_stays_near(case: Case):
     """channels_last as in training; the answers of eight-bit mantissas differ by some hundredths."""
-    model = wake(case.build()).eval().to(memory_format=torch.channels_last)
-    image = image_of(case.sizes[0]).to(memory_format=torch.channels_last)
+    model = wake(case.build()).eval().to(memory_format=case.channels_last)
+    image = image_of(case.sizes[0]).to(memory_format=case.channels_last)
     with torch.no_grad():
         expected = model(image)
         with torch.autocast("cpu", torch.bfloat16):

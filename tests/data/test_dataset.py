@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from dataset_builder import Builder, bands
 
-from perpixel.data.dataset import open_dataset, open_images, save_classes
+from perpixel.data.dataset import open_dataset, save_classes
+from perpixel.data.find_images import open_images
 from perpixel.errors import InputError
 
 

@@ -9,7 +9,6 @@ import pytest
 
 from perpixel.data.check import check_dataset
 from perpixel.data.dataset import Dataset, open_dataset
-from perpixel.errors import InputError
 
 
 def sizes(dataset: Dataset) -> dict[str, int]:
@@ -80,6 +79,19 @@ def test_person(shared_data: Path) -> None:
     assert 100 * np.mean(shares) == pytest.approx(20.8, abs=1.5)
 
 
-def test_hippocampus_is_refused(shared_data: Path) -> None:
-    with pytest.raises(InputError, match=r"260 volumes .*not supported in this version yet"):
-        open_dataset(shared_data / "hippocampus")
+def test_hippocampus_is_read(shared_data: Path) -> None:
+    dataset = open_dataset(shared_data / "hippocampus", val_fraction=0)
+    assert dataset.spatial_dims == 3 and dataset.channels == 1
+    assert {split: len(samples) for split, samples in dataset.splits.items()} == {"train": 100, "test": 30}
+    result = check_dataset(dataset)
+    assert not result.errors and not result.warnings
+    shares = {
+        split: [round(100 * count / sum(counts), 2) for count in counts]
+        for split, counts in result.fingerprint.class_pixels.items()
+    }
+    assert shares == {"train": [94.71, 2.76, 2.53], "test": [94.82, 2.72, 2.47]}  # as its page says
+    volumes = result.fingerprint.volumes
+    assert volumes is not None and volumes.modalities == ["mr"] and volumes.target_spacing_mm == [1, 1, 1]
+    assert [problem.message for problem in result.problems if problem.code == "label_float"] == [
+        "1 label maps are stored as float (hippocampus_003.nii.gz): whole numbers, read as such"
+    ]

@@ -2,7 +2,8 @@
 
     python tests/fuzz/fuzz_datasets.py --count 1000 --seed 0
 
-Layouts: pairs, CSV list, COCO JSON, LabelMe, VOC, one file per object, nnU-Net raw; class tables and split lists too.
+Layouts: pairs, CSV list, COCO JSON, LabelMe, VOC, one file per object, nnU-Net raw, Decathlon and pairs of volumes;
+class tables and split lists too.
 Every text or image file of a layout may be the damaged one. Exits with 1 where anything but an InputError escaped.
 """
 
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 from PIL import Image
 
@@ -147,6 +149,29 @@ def nnunet(root: Path, rng: random.Random) -> None:
     (root / "dataset.json").write_text(json.dumps(content))
 
 
+def volume_pairs(root: Path, rng: random.Random) -> None:
+    for name in "abcd":
+        write_nifti(root / "images" / f"{name}.nii.gz", rng, 500)
+        write_nifti(root / "labels" / f"{name}.nii.gz", rng, 2)
+    (root / "classes.json").write_text(json.dumps({"classes": ["background", "cell"]}))
+
+
+def decathlon(root: Path, rng: random.Random) -> None:
+    rows = []
+    for name in "abcd":
+        write_nifti(root / "imagesTr" / f"{name}.nii", rng, 500)
+        write_nifti(root / "labelsTr" / f"{name}.nii", rng, 2)
+        rows.append({"image": f"./imagesTr/{name}.nii", "label": f"./labelsTr/{name}.nii"})
+    content = {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "cell"}, "training": rows, "test": []}
+    (root / "dataset.json").write_text(json.dumps(content))
+
+
+def write_nifti(path: Path, rng: random.Random, values: int) -> None:
+    array = np.random.default_rng(rng.randrange(2**31)).integers(0, values, (5, 6, 4)).astype(np.int16)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(array, np.diag([-1.0, -1.0, 2.0, 1.0])), path)
+
+
 LAYOUTS: dict[str, Callable[[Path, random.Random], None]] = {
     "pairs": pairs,
     "csv": csv_list,
@@ -155,6 +180,8 @@ LAYOUTS: dict[str, Callable[[Path, random.Random], None]] = {
     "voc": voc,
     "objects": objects,
     "nnunet": nnunet,
+    "volume_pairs": volume_pairs,
+    "decathlon": decathlon,
 }
 
 

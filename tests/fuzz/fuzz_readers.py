@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import gzip
 import io
 import json
 import random
@@ -28,14 +29,15 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import nibabel
 import numpy as np
 import tifffile
 from PIL import Image
 
 from perpixel.errors import InputError
 from perpixel.files import read_json
-from perpixel.images import probe_image, read_image
-from perpixel.labels import ClassTable, read_mask
+from perpixel.images import probe_image, probe_volume, read_image, read_volume
+from perpixel.labels import ClassTable, read_label_volume, read_mask
 
 # A call may take this long, and the process may hold so much more than at its start.
 MAX_SECONDS = 5.0
@@ -129,6 +131,26 @@ def tiff(values: np.ndarray, **options: Any) -> bytes:
     return stream.getvalue()
 
 
+def nifti_seeds() -> dict[str, bytes]:
+    """Name with suffix -> bytes: both versions and byte orders, scaled, several volumes, with an affine and without."""
+    numbers = (np.arange(7 * 6 * 5) % 3).reshape(7, 6, 5)
+    affine = np.array([[0.0, 0, -2, 4], [-1, 0, 0, 5], [0, 1.5, 0, 6], [0, 0, 0, 1]])
+    bare = nibabel.Nifti1Image(numbers.astype(np.uint8), None)
+    scaled = nibabel.Nifti1Image(numbers.astype(np.int16), affine)
+    scaled.set_qform(affine, 1)
+    scaled.header.set_slope_inter(2, 0)
+    return {
+        "bare.nii": bare.to_bytes(),
+        "scaled.nii": scaled.to_bytes(),
+        "big.nii": nibabel.Nifti1Image(numbers.astype(">i4"), affine, nibabel.Nifti1Header(endianness=">")).to_bytes(),
+        "two.nii": nibabel.Nifti2Image(numbers.astype(np.float32), affine).to_bytes(),
+        "packed.nii.gz": gzip.compress(scaled.to_bytes(), mtime=0),
+        "channels.nii.gz": gzip.compress(
+            nibabel.Nifti1Image(np.stack([numbers] * 2, -1).astype(np.float64), affine).to_bytes(), mtime=0
+        ),
+    }
+
+
 def json_seeds() -> dict[str, bytes]:
     tables: list[Any] = [
         {"classes": [{"name": "cell", "colour": [255, 0, 0], "values": [1, 2]}, {"name": "rest", "values": [0]}]},
@@ -145,7 +167,7 @@ def make_seeds() -> dict[str, bytes]:
     """Sound files, smaller than a page each, that exercise every branch of the readers."""
     pixels = np.random.default_rng(0).integers(0, 256, (23, 37, 3), dtype=np.uint8)
     pixels[5:15, 10:30] = (200, 30, 90)
-    return {**pillow_seeds(pixels), **tiff_seeds(pixels), **json_seeds()}
+    return {**pillow_seeds(pixels), **tiff_seeds(pixels), **nifti_seeds(), **json_seeds()}
 
 
 # ---- damage
@@ -214,13 +236,14 @@ def mend_png(data: bytes) -> bytes:
 
 def damage(data: bytes, name: str, rng: random.Random) -> bytes:
     """`data` with one to three kinds of damage."""
-    changed = bytearray(data)
+    repack = name.endswith(".gz") and rng.random() < 0.7
+    changed = bytearray(gzip.decompress(data) if repack else data)
     for _ in range(rng.choice((1, 1, 2, 3))):
         if changed:
             rng.choice(DAMAGES)(changed, rng)
     if name.endswith(".png") and rng.random() < 0.7:
         return mend_png(bytes(changed))
-    return bytes(changed)
+    return gzip.compress(changed, mtime=0) if repack else bytes(changed)
 
 
 def damaged_files(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
@@ -267,7 +290,18 @@ def read_as_probed(path: Path) -> Any:
     return image
 
 
+def read_volume_as_probed(path: Path) -> Any:
+    """The volume, which must be what its header was said to promise."""
+    volume, info = read_volume(path), probe_volume(path)
+    found = (*volume.array.shape, volume.array.dtype.name)
+    promised = (info.channels, *info.geometry.shape, info.dtype)
+    assert found == promised, f"read as {found}, probed as {promised}"
+    return volume
+
+
 def readers_for(path: Path) -> list[Callable[[], Any]]:
+    if path.name.endswith((".nii", ".nii.gz")):
+        return [lambda: probe_volume(path), lambda: read_volume_as_probed(path), lambda: read_label_volume(path)]
     if path.suffix == ".json":
         return [lambda: ClassTable.from_json(read_json(path), path.name)]
     return [

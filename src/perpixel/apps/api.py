@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from perpixel.apps.config import make_config, parse_duration
-from perpixel.apps.training import Run, extend_run, finish_run, prepare_run, train_run
+from perpixel.apps.training import Run, extend_run, finish_run, prepare_run, refuse_volumes, train_run
 from perpixel.data import CheckResult, Dataset, check_dataset, open_dataset, open_images, overlay_sheet
 from perpixel.engine.calibrate import TemperatureResult, calibrate_bundle
 from perpixel.engine.evaluate import evaluate_split
@@ -212,6 +212,7 @@ def evaluate(
     folder = find_bundle(bundle)
     home = folder.parent if folder.name == "bundle" else folder
     dataset = _dataset_for(home, data, reading)
+    refuse_volumes(dataset)
     tell({"kind": "phase", "text": f"Evaluating on {split}"})
 
     name = split + ("" if prune_level is None else f"-L{prune_level}")
@@ -254,6 +255,7 @@ def calibrate(
     folder = find_bundle(bundle)
     home = folder.parent if folder.name == "bundle" else folder
     dataset = _dataset_for(home, data, reading)
+    refuse_volumes(dataset)
     tell({"kind": "phase", "text": f"Calibrating on {split}"})
 
     return calibrate_bundle(
@@ -297,6 +299,7 @@ def tune_crf(
     folder = find_bundle(bundle)
     home = folder.parent if folder.name == "bundle" else folder
     dataset = _dataset_for(home, data, reading)
+    refuse_volumes(dataset)
     tell({"kind": "phase", "text": f"Tuning the CRF on {split}"})
 
     def on_step(done: int, total: int, name: str) -> None:

@@ -48,7 +48,12 @@ def _model_row(name: str, build: Any) -> dict[str, Any]:
 
 def describe(
     model: Annotated[str, typer.Argument(help="A name that `perpixel models` lists.", show_default=False)],
-    size: Annotated[str, typer.Option(metavar="WxH", help="Input size, width x height.")] = "480x360",
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WxH", help="Input size, width x height; of volumes x depth (default: 480x360 or 64x64x64)."
+        ),
+    ] = None,
     in_channels: Annotated[int, typer.Option(min=1, help="Channels of the image.")] = 3,
     classes: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 21,
     option: opt.Options = None,
@@ -59,13 +64,18 @@ def describe(
     as_json: opt.AsJson = False,
 ) -> None:
     """Show a model stage by stage: size, channels, stride, receptive field, parameters, cost."""
-    width, height = opt.parse_size(size, "--size", "WIDTHxHEIGHT")
+    given = None if size is None else opt.parse_sides(size, "--size")
     pairs = opt.parse_pairs(option)
     from perpixel.models import create_model
     from perpixel.models.describe import describe as describe_model
 
     net = create_model(model, in_channels=in_channels, num_classes=classes, **pairs)
-    description = describe_model(net, in_channels=in_channels, size=(height, width))
+    is_volume = getattr(net, "spatial_dims", 2) == 3
+    if measure and is_volume:
+        raise InputError(f"--measure with {model}: receptive fields are measured on images only: leave it out")
+    sides = given or ((64, 64, 64) if is_volume else (480, 360))
+    width, height = sides[:2]
+    description = describe_model(net, in_channels=in_channels, size=sides[::-1])
     document = description.to_json()
     if svg is not None:
         _write_svg(svg, description.to_svg(model))
@@ -77,7 +87,9 @@ def describe(
     if as_json:
         return print_document(document)
     console = screens.make_console()
-    console.print(f"{model}, {in_channels} channels of {width} wide and {height} high, {classes} classes", style="bold")
+    deep = f" and {sides[2]} deep" if is_volume else ""
+    wide = f"{width} wide{',' if deep else ' and'} {height} high{deep}"
+    console.print(f"{model}, {in_channels} channels of {wide}, {classes} classes", style="bold")
     screens.show_description(console, document)
     made = [] if svg is None else [("drawing", svg)]
     screens.end(console, made, [screens.command("perpixel", "train", "DATA", "--model", model, "--budget", "10m")])

@@ -37,18 +37,19 @@ def parse_entries(models: str | Sequence[str], options: Mapping[str, Any]) -> tu
     """Entries from names and options.
 
     Args:
-        models: "unet,fcn8s", a sequence of such names, or "all". `label=name` names an entry, so that a model can be
-            compared with itself under other options.
+        models: "unet,fcn8s", a sequence of such names, or "all", those that take images. `label=name` names an entry,
+            so that a model can be compared with itself under other options.
         options: "key" is meant for every model that has this option, "label.key" for one entry, before the former.
     Raises:
         InputError: an unknown model, label or option; a label twice.
     """
-    from perpixel.models import MODELS, option_names
+    from perpixel.models import MODELS, option_names, spatial_dims
 
     words = models.split(",") if isinstance(models, str) else [word for each in models for word in each.split(",")]
     named: list[tuple[str, str]] = []
     for word in (word.strip() for word in words if word.strip()):
-        named += [(name, name) for name in MODELS] if word == ALL else [_parse_word(word)]
+        everything = [(name, name) for name in MODELS if spatial_dims(MODELS[name]) == 2]
+        named += everything if word == ALL else [_parse_word(word)]
     if not named:
         raise InputError("no models to compare: name them, as in --models unet,fcn8s, or --models all")
     for label, model in named:

@@ -410,6 +410,20 @@ def parse_size(text: str, option: str, order: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def parse_sides(text: str, option: str) -> tuple[int, ...]:
+    """ "480x360" -> (480, 360), "64x48x32" -> (64, 48, 32): width, height and, of volumes, depth.
+
+    Raises:
+        InputError: neither two nor three whole numbers of at least 1.
+    """
+    words = [word.strip() for word in text.lower().replace("×", "x").split("x")]
+    if len(words) == 3 and all(re.fullmatch(r"0*[1-9]\d{0,7}", word, re.ASCII) for word in words):
+        return tuple(map(int, words))
+    return parse_size(
+        text, option, "WIDTHxHEIGHT, or of volumes WIDTHxHEIGHTxDEPTH" if len(words) == 3 else "WIDTHxHEIGHT"
+    )
+
+
 def parse_pixel(text: str, option: str) -> tuple[int, int]:
     """ "120,45" -> (120, 45): x, then y, counted from the upper left corner.
 

@@ -270,8 +270,9 @@ def _data_facts(fingerprint: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts = [("images", ", ".join(f"{count:,} {split}" for split, count in counts.items()))]
     sizes = fingerprint.get("sizes") or {}
     if {"min", "median", "max"} <= set(sizes):
-        low, middle, high = (f"{sizes[key][0]:g} x {sizes[key][1]:g}" for key in ("min", "median", "max"))
-        facts.append(("height x width", middle if low == high else f"{middle} in the middle, {low} to {high}"))
+        low, middle, high = (" x ".join(f"{side:g}" for side in sizes[key]) for key in ("min", "median", "max"))
+        name = "depth x height x width" if len(sizes["median"]) == 3 else "height x width"
+        facts.append((name, middle if low == high else f"{middle} in the middle, {low} to {high}"))
     facts.append(("channels", f"{fingerprint.get('channels')}, {fingerprint.get('dtype')}"))
     low_high = list(zip(fingerprint.get("value_low") or [], fingerprint.get("value_high") or []))
     if low_high:

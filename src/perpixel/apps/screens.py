@@ -46,6 +46,12 @@ MEANING = (
     "occur; accuracy: share of a class's true pixels that are found; precision: share of its predicted ones that are so"
 )
 BOUNDARY_TITLES = {"bf_score": "BF score", "boundary_miou": "boundary mIoU", "mean_nsd": "mean NSD"}
+IMAGE_WORDS = ("images", "height x width", "pixels")
+MODALITIES = {
+    "ct": "CT (one scale for all cases)",
+    "mr": "MR (each case normalised by itself)",
+    "other": "neither CT nor MR (each case normalised by itself)",
+}
 PAIR_TITLES = {"v_rand": "V_Rand", "v_info": "V_Info"}
 
 
@@ -80,33 +86,58 @@ def show_check(console: Console, result: Any) -> None:
 def _show_fingerprint(console: Console, fingerprint: Any) -> None:
     table = _facts()
     splits = ", ".join(f"{name} {count:,}" for name, count in fingerprint.num_images.items())
-    table.add_row("images", f"{sum(fingerprint.num_images.values()):,}  ({printable(splits)})")
+    is_volume = fingerprint.spatial_dims == 3
+    noun, sides, unit = ("volumes", "depth x height x width", "voxels") if is_volume else IMAGE_WORDS
+    table.add_row(noun, f"{sum(fingerprint.num_images.values()):,}  ({printable(splits)})")
     table.add_row("layout", printable(fingerprint.format))
-    table.add_row("height x width", _sizes(fingerprint.sizes))
+    table.add_row(sides, _sizes(fingerprint.sizes))
+    if fingerprint.volumes is not None:
+        _show_spacing(table, fingerprint.volumes)
     table.add_row("channels", f"{fingerprint.channels}, {fingerprint.dtype}")
-    table.add_row("value range", _value_ranges(fingerprint))
+    table.add_row("value range", _value_ranges(fingerprint, unit))
+    if fingerprint.volumes is not None:
+        _show_foreground(table, fingerprint.volumes)
     if fingerprint.groups:
         table.add_row("groups", f"{fingerprint.groups:,}")
     if is_number(fingerprint.imbalance):
-        table.add_row("imbalance", f"{fingerprint.imbalance:,.1f}  (most frequent class over rarest, in pixels)")
+        table.add_row("imbalance", f"{fingerprint.imbalance:,.1f}  (most frequent class over rarest, in {unit})")
     console.print(table)
+
+
+def _show_spacing(table: Table, volumes: Any) -> None:
+    spacing = {key: [round(side, 3) for side in sides] for key, sides in volumes.spacing_mm.items()}
+    table.add_row("voxel size", f"{_sizes(spacing)} mm")
+    if spacing["min"] != spacing["max"]:
+        target = "x".join(f"{side:.3g}" for side in volumes.target_spacing_mm)
+        table.add_row("resampled", f"{_sizes(volumes.resampled_sizes)} at {target} mm")
+
+
+def _show_foreground(table: Table, volumes: Any) -> None:
+    """Modality of each channel, and the values inside the classes that CT is normalised by."""
+    table.add_row("modality", " | ".join(MODALITIES[modality] for modality in volumes.modalities))
+    for modality, values in zip(volumes.modalities, volumes.foreground):
+        if modality == "ct":
+            ends = f"{values.low:g} to {values.high:g}, mean {values.mean:.4g}, deviation {values.std:.4g}"
+            table.add_row("in the classes", ends)
 
 
 def _sizes(sizes: Mapping[str, Sequence[int]]) -> str:
     least, middle, most = (tuple(sizes[key]) for key in ("min", "median", "max"))
-    text = f"{middle[0]:g}x{middle[1]:g}"
-    return text if least == most else f"{text} in the middle, {least[0]}x{least[1]} to {most[0]}x{most[1]}"
+    text, low, high = ("x".join(f"{side:g}" for side in sides) for sides in (middle, least, most))
+    return text if low == high else f"{text} in the middle, {low} to {high}"
 
 
-def _value_ranges(fingerprint: Any) -> str:
+def _value_ranges(fingerprint: Any, unit: str) -> str:
     ranges = [f"{low:g} to {high:g}" for low, high in zip(fingerprint.value_low, fingerprint.value_high)]
     shown = ranges[:1] if len(set(ranges)) == 1 else ranges[:6]
-    return " | ".join(shown) + (" | ..." if len(ranges) > len(shown) > 1 else "") + "  (0.5 % to 99.5 % of the pixels)"
+    return " | ".join(shown) + (" | ..." if len(ranges) > len(shown) > 1 else "") + f"  (0.5 % to 99.5 % of the {unit})"
 
 
 def _show_classes(console: Console, fingerprint: Any) -> None:
     splits = list(fingerprint.class_pixels)
-    table = _table("class", *[f"{split} pixels" for split in splits], *[f"{split} images" for split in splits], "")
+    is_volume = fingerprint.spatial_dims == 3
+    parts, wholes = ("voxels", "volumes") if is_volume else ("pixels", "images")
+    table = _table("class", *[f"{split} {parts}" for split in splits], *[f"{split} {wholes}" for split in splits], "")
     table.columns[-1].justify = "left"
     totals = {split: sum(fingerprint.class_pixels[split]) for split in splits}
     largest = max((max(fingerprint.class_pixels[s], default=0) / (totals[s] or 1) for s in splits), default=0) or 1
@@ -321,13 +352,14 @@ def show_models(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def show_description(console: Console, document: Mapping[str, Any]) -> None:
     """One row a stage: output size, channels, stride, receptive field, parameters, multiply-adds."""
-    table = _table("stage", "channels", "height x width", "stride", "receptive field", "parameters", "multiply-adds")
+    sides = "height x width" if document["depth"] is None else "depth x height x width"
+    table = _table("stage", "channels", sides, "stride", "receptive field", "parameters", "multiply-adds")
     for row in document["rows"]:
         field = row["receptive_field"]
         table.add_row(
             printable(row["name"]),
             format_count(row["channels"]),
-            f"{row['height']}x{row['width']}",
+            "x".join(str(row[side]) for side in ("depth", "height", "width") if row[side] is not None),
             f"{row['stride']:g}",
             "all" if field is None else format_count(field),
             format_count(row["parameters"]),

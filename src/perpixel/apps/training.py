@@ -53,7 +53,7 @@ from perpixel.images import Normalisation
 from perpixel.inference import MIRRORS
 from perpixel.inference.bundle import BundleConfig, save_bundle
 from perpixel.losses import class_weights, create_loss
-from perpixel.models import create_model
+from perpixel.models import MODELS, create_model, spatial_dims
 from perpixel.planning import (
     COARSE_PROGRESS,
     COARSE_SHARE,
@@ -118,6 +118,8 @@ def prepare_run(config: TrainConfig, *, on_event: OnEvent, known: CheckResult | 
     if config.precision == "bf16" and not hardware.has_bf16:
         on_event({"kind": "phase", "text": f"Note: {hardware.name} has no native bf16; it will be slow"})
     dataset = open_data(config)
+    refuse_volumes(dataset)
+    refuse_other_dims(config.model, dataset)
     result = known or check_data(dataset, on_event=on_event)
     _try_loss(config, dataset)
     if start is not None:
@@ -140,6 +142,26 @@ def open_data(config: TrainConfig) -> Dataset:
         ignore_values=config.ignore_values,
         snap=config.snap,
         seed=config.seed,
+    )
+
+
+def refuse_volumes(dataset: Dataset) -> None:
+    """Stop before anything slow is done with data that nothing here can train on or score yet."""
+    if dataset.spatial_dims == 3:
+        raise InputError(
+            f"{dataset.root}: holds volumes, which this version checks but does not train on or score yet: save their "
+            "slices as PNG or TIFF images, or wait"
+        )
+
+
+def refuse_other_dims(model: str, dataset: Dataset) -> None:
+    """Refuse a model of volumes for images, and the other way round."""
+    if model == "auto" or (dims := spatial_dims(MODELS[model])) == dataset.spatial_dims:
+        return
+    takes, holds = ("volumes", "images") if dims == 3 else ("images", "volumes")
+    fitting = [name for name, each in MODELS.items() if spatial_dims(each) == dataset.spatial_dims]
+    raise InputError(
+        f"model '{model}' takes {takes}, but {dataset.root} holds {holds}: choose one for {holds}: {', '.join(fitting)}"
     )
 
 

@@ -4,43 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
+from perpixel.data.check_volumes import Noted, examine_volume, set_problems
 from perpixel.data.dataset import Dataset
 from perpixel.data.fingerprint import Fingerprint, FingerprintTally, SampleFacts, array_digest, channel_values
 from perpixel.data.formats.layout import SPLITS, first_few
+from perpixel.data.problems import SEVERITIES, Findings, Problem, from_error
 from perpixel.data.sample import PolygonMask, Sample
 from perpixel.data.splits import UNLABELLED
 from perpixel.data.threads import map_threads
+from perpixel.data.volume_fingerprint import VolumeFacts, VolumeTally
 from perpixel.errors import InputError
 
 FEW_IMAGES = 3
 UNKNOWN_VALUES_LISTED = 5
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One finding.
-
-    Attributes:
-        severity: "error" keeps training from starting, "warning" may spoil it, "info" is worth knowing.
-        code: a fixed word for machines, such as "unknown_value".
-        file: the file (or None when it concerns the whole data set).
-        message: what and how much, in one line.
-        count: pixels or files concerned.
-        remedy: what to do.
-    """
-
-    severity: str
-    code: str
-    file: str | None
-    message: str
-    count: int
-    remedy: str
 
 
 @dataclass(frozen=True)
@@ -82,17 +64,6 @@ class CheckResult:
         return cls(Fingerprint.from_json(content["fingerprint"]), problems, tuple(content["notes"]), classes)
 
 
-SEVERITIES = ("error", "warning", "info")
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What one sample gave."""
-
-    facts: SampleFacts | None
-    problems: list[Problem]
-
-
 def check_dataset(
     dataset: Dataset, *, workers: int | None = None, on_progress: Callable[[int, int, str], None] | None = None
 ) -> CheckResult:
@@ -103,15 +74,21 @@ def check_dataset(
         on_progress: called as (done, total, name of the sample) after each sample, from this thread.
     """
     listed = [(split, sample) for split, samples in dataset.splits.items() for sample in samples]
-    tally = FingerprintTally(list(dataset.classes.names), "train" if dataset.splits.get("train") else None)
+    value_split = "train" if dataset.splits.get("train") else None
+    tally, volumes = FingerprintTally(list(dataset.classes.names), value_split), VolumeTally(value_split)
+    noted: list[Noted] = []
     problems: list[Problem] = []
     contents: dict[str, list[tuple[str, Sample]]] = {}
     train_classes: dict[str, tuple[int, ...]] = {}
-    found = map_threads(lambda item: examine(dataset, item[1]), listed, workers)
+    look = examine_volume if dataset.spatial_dims == 3 else examine
+    found = map_threads(lambda item: look(dataset, item[1]), listed, workers)
     for done, ((split, sample), findings) in enumerate(zip(listed, found), 1):
         problems.extend(findings.problems)
         if findings.facts is not None:
             tally.add(sample.name, split, findings.facts)
+            if isinstance(findings.facts, VolumeFacts):
+                volumes.add(sample.name, split, findings.facts)
+                noted.append(Noted(sample, findings.facts))
             contents.setdefault(findings.facts.image_digest, []).append((split, sample))
             if split == "train" and findings.facts.class_pixels is not None:
                 train_classes[sample.name] = tuple(np.flatnonzero(findings.facts.class_pixels).tolist())
@@ -124,10 +101,21 @@ def check_dataset(
         channels=dataset.channels,
         groups=len(groups),
     )
-    problems.extend(chain(_duplicates(contents), _split_groups(dataset), _mixed_dtypes(tally.dtypes)))
+    if dataset.spatial_dims == 3:
+        of_volumes = volumes.finish(dataset.channels, dataset.channel_names)
+        fingerprint = replace(fingerprint, spatial_dims=3, volumes=of_volumes)
+        problems.extend(set_problems(noted, of_volumes))
+    problems.extend(chain(_duplicates(contents), _split_groups(dataset)))
+    if has_scale(fingerprint):
+        problems.extend(_mixed_dtypes(tally.dtypes))
     problems.extend(chain(_class_problems(dataset, fingerprint), _nothing_to_learn(dataset, fingerprint)))
     problems.sort(key=lambda problem: SEVERITIES.index(problem.severity))
     return CheckResult(fingerprint, tuple(problems), dataset.notes, train_classes)
+
+
+def has_scale(fingerprint: Fingerprint) -> bool:
+    """Whether equal numbers are meant to be equal brightness: not in MR, which has no scale in any type."""
+    return fingerprint.volumes is None or "ct" in fingerprint.volumes.modalities
 
 
 def refuse(result: CheckResult) -> None:
@@ -149,7 +137,7 @@ def examine(dataset: Dataset, sample: Sample) -> Findings:
     try:
         image = dataset.load_image(sample)
     except InputError as error:
-        problems.append(_from_error("image_unreadable", sample.where, error))
+        problems.append(from_error("image_unreadable", sample.where, error))
         if sample.mask is not None:
             problems.extend(_mask_alone(sample))
         return Findings(None, problems)
@@ -161,18 +149,12 @@ def examine(dataset: Dataset, sample: Sample) -> Findings:
     return Findings(_facts(dataset, image, label_map), problems)
 
 
-def _from_error(code: str, where: str, error: InputError) -> Problem:
-    """Our errors read "where: what: remedy"; the remedy is what follows the last colon."""
-    message, _, remedy = str(error).rpartition(": ")
-    return Problem("error", code, where, message or str(error), 1, remedy if message else "mend the file")
-
-
 def _mask_alone(sample: Sample) -> Iterator[Problem]:
     assert sample.mask is not None
     try:
         sample.mask.read()
     except InputError as error:
-        yield _from_error("mask_unreadable", sample.mask_where, error)
+        yield from_error("mask_unreadable", sample.mask_where, error)
 
 
 def _image_problems(sample: Sample, image: np.ndarray) -> Iterator[Problem]:
@@ -195,7 +177,7 @@ def _label_map(dataset: Dataset, sample: Sample, size: tuple[int, ...]) -> tuple
         label_map, unknown = dataset.encode_mask(sample, size=(size[0], size[1]))
     except InputError as error:
         code = "size_mismatch" if "its image" in str(error) else "mask_unreadable"
-        return None, [_from_error(code, where, error)]
+        return None, [from_error(code, where, error)]
     problems = [
         Problem(
             "error",

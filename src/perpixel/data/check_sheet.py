@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from perpixel.data.dataset import Dataset
 from perpixel.data.formats.layout import SPLITS
 from perpixel.data.sample import Sample
+from perpixel.data.sheet_volumes import draw_planes
 from perpixel.errors import InputError
 from perpixel.files import atomic
 from perpixel.images import resize_image, to_display
@@ -28,7 +29,7 @@ NAME_WIDTH = 330
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture pair, drawn, or the reason why it could not be."""
+    """One picture pair, drawn, or the reason why it could not be; `is_stacked` = one below the other."""
 
     sample: Sample
     split: str
@@ -36,10 +37,13 @@ class Tile:
     painted: np.ndarray | None
     classes: frozenset[int]
     error: str = ""
+    is_stacked: bool = False
 
 
 def overlay_sheet(dataset: Dataset, path_png: str | Path, *, seed: int = 0, count: int = 12) -> Path:
     """Draw up to `count` labelled samples, spread over the splits, image left and mask over image right.
+
+    Of volumes three planes are shown, and below them the same with the label map.
 
     Unreadable samples show their error. The legend lists the classes; those in the pictures come in full ink.
 
@@ -89,6 +93,8 @@ def choose_samples(dataset: Dataset, seed: int, count: int) -> list[tuple[str, S
 
 def draw_tile(dataset: Dataset, split: str, sample: Sample, box: tuple[int, int]) -> Tile:
     """Read one sample and scale it into `box` (width, height)."""
+    if dataset.spatial_dims == 3:
+        return _draw_volume(dataset, split, sample, box)
     try:
         image = dataset.load_image(sample)
         label_map, _ = dataset.encode_mask(sample, size=(image.shape[0], image.shape[1]))
@@ -101,6 +107,18 @@ def draw_tile(dataset: Dataset, split: str, sample: Sample, box: tuple[int, int]
     return Tile(sample, split, shown, painted, frozenset(int(index) for index in np.unique(label_map)))
 
 
+def _draw_volume(dataset: Dataset, split: str, sample: Sample, box: tuple[int, int]) -> Tile:
+    try:
+        case = dataset.load_case(sample)
+    except InputError as error:
+        return Tile(sample, split, None, None, frozenset(), str(error))
+    assert case.label_map is not None
+    whole = (2 * box[0] + PAIR_GAP, box[1])
+    shown, painted = draw_planes(case.image, case.label_map, dataset.classes, case.spacing_mm, whole, PAPER)
+    classes = frozenset(int(index) for index in np.unique(case.label_map))
+    return Tile(sample, split, shown, painted, classes, is_stacked=True)
+
+
 def _brighten(image: np.ndarray) -> np.ndarray:
     """As `to_display`, but a dark 8-bit image (fluorescence) is stretched too, to show what is there."""
     if image.dtype == np.uint8:
@@ -111,7 +129,9 @@ def _brighten(image: np.ndarray) -> np.ndarray:
 
 
 def _tile_height(tile: Tile, box: tuple[int, int]) -> int:
-    return tile.image.shape[0] if tile.image is not None else box[1] // 2
+    if tile.image is None:
+        return box[1] // 2
+    return 2 * tile.image.shape[0] + PAIR_GAP if tile.is_stacked else tile.image.shape[0]
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
@@ -135,11 +155,13 @@ def _paste_tile(
         for number, line in enumerate(_wrap(tile.error, 16, width - 24)[:7]):
             draw.text((left + 12, top + 12 + 21 * number), line, fill=(160, 40, 30), font=_font(16))
     else:
-        used = 2 * tile.image.shape[1] + PAIR_GAP
+        high, wide = tile.image.shape[:2]
+        used = wide if tile.is_stacked else 2 * wide + PAIR_GAP
         start = left + (width - used) // 2
+        right, below = (0, high + PAIR_GAP) if tile.is_stacked else (wide + PAIR_GAP, 0)
         sheet.paste(Image.fromarray(tile.image), (start, top))
-        sheet.paste(Image.fromarray(tile.painted), (start + tile.image.shape[1] + PAIR_GAP, top))
-        left, width, height = start, used, tile.image.shape[0]
+        sheet.paste(Image.fromarray(tile.painted), (start + right, top + below))
+        left, width, height = start, used, high + below
     draw.text((left, top + height + 5), tile.split, fill=SPLIT_INKS.get(tile.split, SOFT), font=font)
     indent = draw.textlength(tile.split + "  ", font=font)
     draw.text(

@@ -7,7 +7,6 @@ for sample in dataset.split("train"):
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -15,22 +14,21 @@ from pathlib import Path
 
 import numpy as np
 
+from perpixel.data.cases import Case, describe_difference, difference_remedy, lies_apart, load_volume, read_labels
+from perpixel.data.channels import find_channels, find_volume_channels
 from perpixel.data.class_file import ClassFile, find_class_file, ignore_more
 from perpixel.data.formats import FORMATS, Layout
-from perpixel.data.formats.folder_words import image_files, is_image, walk
+from perpixel.data.formats.folder_words import count_dims
 from perpixel.data.infer_classes import infer_classes
-from perpixel.data.sample import FileMask, Sample, as_colours
+from perpixel.data.sample import FileMask, Sample, VolumeMask, as_colours
 from perpixel.data.scan_masks import scan_masks
 from perpixel.data.splits import UNLABELLED, complete_splits, read_splits, set_groups, splits_to_json
-from perpixel.data.threads import map_threads
 from perpixel.errors import InputError, did_you_mean
 from perpixel.files import write_json
-from perpixel.images import ImageInfo, probe_image, read_image
-from perpixel.labels import ClassTable, RawMask
+from perpixel.images import Volume, probe_image, read_image
+from perpixel.labels import ClassTable, FileValue, RawMask
 
 SPLITS_FILE = "splits.json"
-# Headers looked at to learn the number of channels; more only costs time.
-MAX_PROBES = 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +40,8 @@ class Dataset:
         splits: "train", "val", "test" where they exist, and "unlabelled" for images without masks.
         notes: one plain sentence for each thing that was inferred or left out.
         channels: what `load_image` gives for every sample: where grey and colour images are mixed it is 3.
+        spatial_dims: 2 for images (H, W, C), 3 for volumes (C, D, H, W).
+        channel_names: what the data set calls its channels; empty where it does not.
     """
 
     root: Path
@@ -51,6 +51,8 @@ class Dataset:
     notes: tuple[str, ...]
     seed: int
     channels: int
+    spatial_dims: int = 2
+    channel_names: tuple[str, ...] = ()
 
     def split(self, name: str) -> tuple[Sample, ...]:
         """The samples of one split.
@@ -66,16 +68,47 @@ class Dataset:
         return samples
 
     def load(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-        """Image (H, W, C) and label map (H, W) of a sample, read together."""
+        """Image (H, W, C) and label map (H, W) of a sample, read together; of volumes (C, D, H, W) and (D, H, W)."""
+        if self.spatial_dims == 3:
+            case = self.load_case(sample)
+            if case.label_map is None:
+                raise InputError(f"{sample.where}: has no label map: add one or leave the volume to prediction")
+            return case.image, case.label_map
         image = self.load_image(sample)
         return image, self.load_label_map(sample, size=(image.shape[0], image.shape[1]))
 
+    def load_case(self, sample: Sample) -> Case:
+        """A volume with its label map, where it has one, and where it lies.
+
+        Raises:
+            InputError: unreadable, a label that lies elsewhere, or values outside the class table.
+        """
+        volume = self.load_volume(sample)
+        label_map = None
+        if sample.mask is not None:
+            encoded = read_labels(sample, self.classes, volume.source.header)
+            if lies_apart(encoded.label.difference):
+                raise InputError(f"{describe_difference(sample, encoded.label)}: {difference_remedy(encoded.label)}")
+            self._refuse_unknown(sample, encoded.unknown)
+            label_map = encoded.label_map
+        return Case(volume.array, label_map, volume.geometry, volume.source)
+
+    def load_volume(self, sample: Sample) -> Volume:
+        """The volume of a sample with its geometry.
+
+        Raises:
+            InputError: unreadable, or a number of channels that does not fit.
+        """
+        return load_volume(sample, self.channels)
+
     def load_image(self, sample: Sample) -> np.ndarray:
-        """The image as (H, W, C), C = `channels`, uint8, uint16 or float32.
+        """The image as (H, W, C), C = `channels`, uint8, uint16 or float32; of volumes (C, D, H, W), int16 too.
 
         Raises:
             InputError: unreadable, channel files of different sizes, or a number of channels that does not fit.
         """
+        if self.spatial_dims == 3:
+            return self.load_volume(sample).array
         parts = [read_image(path, frame=sample.frame) for path in sample.images]
         sizes = {part.shape[:2] for part in parts}
         if len(sizes) > 1:
@@ -107,12 +140,17 @@ class Dataset:
         Raises:
             InputError: no mask, unreadable, another size than the image, or values outside the class table.
         """
+        if self.spatial_dims == 3:
+            return self.load(sample)[1]
         label_map, unknown = self.encode_mask(sample, size=size)
+        self._refuse_unknown(sample, unknown)
+        return label_map
+
+    def _refuse_unknown(self, sample: Sample, unknown: dict[FileValue, int]) -> None:
         if unknown:
             value, count = next(iter(unknown.items()))
             more = f" and {len(unknown) - 1} other values" if len(unknown) > 1 else ""
             raise InputError(f"{self.describe_unknown(sample, value, count, more)}: {self.unknown_remedy(value)}")
-        return label_map
 
     def encode_mask(
         self, sample: Sample, *, size: tuple[int, int] | None = None
@@ -133,7 +171,8 @@ class Dataset:
         """What and where of a value outside the table."""
         names = ", ".join(self.classes.names[:6]) + (", ..." if self.classes.num_classes > 6 else "")
         return (
-            f"{sample.mask_where}: value {value} ({count} pixels{more}) is in none of the "
+            f"{sample.mask_where}: value {value} ({count} {'voxels' if self.spatial_dims == 3 else 'pixels'}{more}) is "
+            "in none of the "
             f"{self.classes.num_classes} classes ({names})"
         )
 
@@ -194,6 +233,7 @@ def open_dataset(
     seed: int = 0,
     snap: bool = False,
     ignore_values: Sequence[int] = (),
+    spatial_dims: int | None = None,
 ) -> Dataset:
     """Find out how a data set lies on the disk, which classes it has and who trains on what.
 
@@ -208,6 +248,8 @@ def open_dataset(
         test_fraction: share for test; None = 0.15 where no split at all is known, else none.
         snap: take smoothed or lossy masks, every pixel as the nearest of the main (or listed) values.
         ignore_values: mask values left out of training and scores, beside those of the class table.
+        spatial_dims: 2 reads images, 3 volumes (TIFF stacks too); None = 3 where there are more NIfTI or zarr volumes
+            than images.
     Raises:
         InputError: whatever keeps the data set from being read, with file, value and remedy.
     """
@@ -215,7 +257,7 @@ def open_dataset(
     if not root.exists():
         raise InputError(f"{root}: no such file or folder: check the path")
     user = find_class_file(root, classes)
-    name, layout, notes = _read_layout(root, format, user.table if user else None)
+    name, layout, notes = _read_layout(root, format, user.table if user else None, spatial_dims)
     home = root if root.is_dir() else root.parent
     layout = _regroup(layout, group, home)
     split_file = Path(splits) if splits is not None else home / SPLITS_FILE
@@ -231,16 +273,21 @@ def open_dataset(
     table, done, class_notes = _classes(layout, user, done, snap, ignore_values)
     if layout.unlabelled:
         done[UNLABELLED] = tuple(layout.unlabelled)
-    channels, channel_notes = _channels(list(chain.from_iterable(done.values())))
+    every_sample = list(chain.from_iterable(done.values()))
+    channels, channel_notes = (find_volume_channels if layout.spatial_dims == 3 else find_channels)(every_sample)
     every_note = (*notes, *layout.notes, *class_notes, *drawn_notes, *channel_notes)
-    return Dataset(home, name, table, done, every_note, seed, channels)
+    return Dataset(home, name, table, done, every_note, seed, channels, layout.spatial_dims, _names(layout, channels))
 
 
-def _read_layout(root: Path, format: str, table: ClassTable | None) -> tuple[str, Layout, list[str]]:
+def _read_layout(
+    root: Path, format: str, table: ClassTable | None, spatial_dims: int | None
+) -> tuple[str, Layout, list[str]]:
+    if spatial_dims not in (None, 2, 3):
+        raise InputError(f"spatial_dims {spatial_dims} is not known: 2 reads images, 3 volumes")
     if format != "auto":
         if format not in FORMATS:
             raise InputError(f"unknown data set format '{format}'{did_you_mean(format, ('auto', *FORMATS))}")
-        return format, FORMATS[format].read(root, table), []
+        return format, _read_as(format, root, table, spatial_dims), []
     found = [name for name, entry in FORMATS.items() if entry.detect(root)]
     if not found:
         raise InputError(
@@ -253,7 +300,22 @@ def _read_layout(root: Path, format: str, table: ClassTable | None) -> tuple[str
         if others
         else ""
     )
-    return found[0], FORMATS[found[0]].read(root, table), [note] if note else []
+    return found[0], _read_as(found[0], root, table, spatial_dims), [note] if note else []
+
+
+def _read_as(name: str, root: Path, table: ClassTable | None, spatial_dims: int | None) -> Layout:
+    entry = FORMATS[name]
+    if entry.takes_volumes:
+        return entry.read(root, table, spatial_dims or count_dims(root))
+    if spatial_dims == 3:
+        known = ", ".join(key for key, other in FORMATS.items() if other.takes_volumes)
+        raise InputError(f"{root}: format '{name}' holds images, where volumes are asked for: use one of {known}")
+    return entry.read(root, table)
+
+
+def _names(layout: Layout, channels: int) -> tuple[str, ...]:
+    """The channels' names, where there is one for each."""
+    return layout.channel_names if len(layout.channel_names) == channels else ()
 
 
 def _regroup(layout: Layout, group: str | None, home: Path) -> Layout:
@@ -294,35 +356,11 @@ def _set_reading(
         raise InputError("the class table mixes numbers and colours: --snap needs one kind of values")
 
     def change(sample: Sample) -> Sample:
-        if not isinstance(sample.mask, FileMask):
+        if not isinstance(sample.mask, FileMask | VolumeMask):
             return sample
         return replace(sample, mask=replace(sample.mask, instances=instances, snap_to=snap_to))
 
     return {name: tuple(change(sample) for sample in samples) for name, samples in splits.items()}
-
-
-def _channels(samples: list[Sample]) -> tuple[int, list[str]]:
-    """The number of channels that images are loaded with: the one they have, or 3 where grey and colour are mixed."""
-    step = max(1, len(samples) // MAX_PROBES)
-    counts = Counter(found for found in map_threads(_probe_channels, samples[::step]) if found)
-    if not counts:
-        return 3, []  # no header could be read; the check names every file
-    if len(counts) == 1:
-        return next(iter(counts)), []
-    if set(counts) <= {1, 3, 4}:
-        words = {1: "grey", 3: "colour", 4: "colour with transparency"}
-        listed = ", ".join(f"{count} {words[channels]}" for channels, count in sorted(counts.items()))
-        how = [word for channels, word in ((1, "grey repeated"), (4, "transparency dropped")) if channels in counts]
-        return 3, [f"images are mixed ({listed}): all are read as 3 channels, {' and '.join(how)}"]
-    return counts.most_common(1)[0][0], []
-
-
-def _probe_channels(sample: Sample) -> int:
-    try:
-        infos: list[ImageInfo] = [probe_image(path) for path in sample.images]
-    except InputError:
-        return 0
-    return sum(info.channels for info in infos)
 
 
 def save_splits(dataset: Dataset, path: str | Path) -> Path:
@@ -333,31 +371,5 @@ def save_splits(dataset: Dataset, path: str | Path) -> Path:
 def save_classes(dataset: Dataset, path: str | Path) -> Path:
     """Write the class table with how masks are read; `open_dataset(..., classes=path)` then infers nothing anew."""
     samples = chain.from_iterable(dataset.splits.values())
-    instances = any(isinstance(sample.mask, FileMask) and sample.mask.instances for sample in samples)
+    instances = any(isinstance(sample.mask, FileMask | VolumeMask) and sample.mask.instances for sample in samples)
     return write_json(path, {**dataset.classes.to_json(), **({"instances": True} if instances else {})})
-
-
-def open_images(path: str | Path) -> list[Path]:
-    """The images to predict: a file, all images under a folder, or a pattern such as "scans/*.tif"; sorted by path.
-
-    Raises:
-        InputError: nothing there, or a file that is no image.
-    """
-    place = Path(path)
-    if place.is_file():
-        if not is_image(place):
-            raise InputError(f"{place}: '{place.suffix}' is no image suffix that can be read: give an image")
-        return [place]
-    if place.is_dir():
-        found = image_files(place) or [file for file in walk(place) if is_image(file)]
-    else:
-        base = Path(place.anchor) if place.anchor else Path()
-        pattern = str(place.relative_to(place.anchor)) if place.anchor else str(place)
-        found = (
-            sorted(file for file in base.glob(pattern) if is_image(file)) if "*" in pattern or "?" in pattern else []
-        )
-    if not found:
-        raise InputError(
-            f"{place}: no images there: give an image, a folder or a pattern in quotes such as 'scans/*.tif'"
-        )
-    return found

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
+from perpixel.data.volume_facts import VolumeFingerprint
 from perpixel.errors import InputError
 
 # Values kept of each float image, per channel; whole numbers are counted exactly.
@@ -25,13 +26,15 @@ class Fingerprint:
 
     Attributes:
         num_images: per split, unlabelled included.
-        sizes: "min", "median" and "max" as [height, width]; each side on its own.
-        dtype: that of the images ("uint8", "uint16", "float32"); the widest where they are mixed.
+        sizes: "min", "median" and "max" as [height, width], of volumes [depth, height, width]; each side on its own.
+        dtype: that of the images ("uint8", "uint16", "float32"; of volumes "int16" too); the widest where mixed.
         value_low, value_high: 0.5 and 99.5 percentiles.
         class_pixels, class_images: per split, pixels and images of each class.
         imbalance: pixels of the most frequent class over those of the least frequent that occurs, in train.
         groups: number of different groups; 0 without groups.
         digest: SHA-256 over names, sizes, pixels and label maps in order.
+        spatial_dims: 2 for images, 3 for volumes.
+        volumes: what else is known of volumes; None for images, and where no volume could be read.
     """
 
     format: str
@@ -52,6 +55,8 @@ class Fingerprint:
     imbalance: float
     groups: int
     digest: str
+    spatial_dims: int = 2
+    volumes: VolumeFingerprint | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers."""
@@ -64,11 +69,14 @@ class Fingerprint:
         Raises:
             InputError: keys are missing or unknown.
         """
-        names = set(cls.__dataclass_fields__)
-        wrong = sorted(names ^ set(content))
+        fields = cls.__dataclass_fields__
+        needed = {name for name, each in fields.items() if each.default is MISSING}
+        wrong = sorted((needed - set(content)) | (set(content) - set(fields)))
         if wrong:
             raise InputError(f"fingerprint: keys missing or unknown: {', '.join(wrong)}: run perpixel check again")
-        return cls(**content)
+        if content.get("volumes") is None:
+            return cls(**content)
+        return cls(**{**content, "volumes": VolumeFingerprint.from_json(content["volumes"])})
 
 
 @dataclass(frozen=True)
@@ -170,7 +178,7 @@ class SampleFacts:
         class_pixels: (K,) counts, or None without a usable label map.
     """
 
-    size: tuple[int, int]
+    size: tuple[int, ...]
     channels: int
     dtype: str
     values: list[ChannelValues]
@@ -194,7 +202,7 @@ class FingerprintTally:
         """`value_split`: the split whose values are described; None = all of them."""
         self.class_names = class_names
         self.value_split = value_split
-        self.sizes: list[tuple[int, int]] = []
+        self.sizes: list[tuple[int, ...]] = []
         self.channels: Counter[int] = Counter()
         self.dtypes: Counter[str] = Counter()
         self.values: dict[int, list[ValueTally]] = {}
@@ -224,7 +232,7 @@ class FingerprintTally:
         tallies = self.values.get(channels) or [ValueTally(0, 0.0, 0.0) for _ in range(channels)]
         sides = np.array(self.sizes or [(0, 0)])
         # uint8 < uint16 < float32
-        widest = max(self.dtypes, key=lambda dtype: np.dtype(dtype).itemsize, default="uint8")
+        widest = max(sorted(self.dtypes), key=lambda dtype: np.dtype(dtype).itemsize, default="uint8")
         return Fingerprint(
             format=format,
             num_images=num_images,

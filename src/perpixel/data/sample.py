@@ -11,8 +11,8 @@ import numpy as np
 
 from perpixel.data.shapes import fill_polygon, fill_runs, read_run_text
 from perpixel.errors import InputError
-from perpixel.images import MAX_PIXELS
-from perpixel.labels import FileValue, RawMask, read_mask
+from perpixel.images import MAX_PIXELS, VolumeHeader
+from perpixel.labels import FileValue, LabelVolume, RawMask, read_label_volume, read_mask
 
 
 class MaskSource(Protocol):
@@ -48,19 +48,46 @@ class FileMask:
         return (self.path,)
 
     def read(self) -> RawMask:
-        raw = read_mask(self.path, frame=self.frame)
-        if self.instances:
-            if raw.values.ndim == 3:
-                raise InputError(
-                    f"{self.path}: a colour mask where object numbers are expected: "
-                    "save one number per object, 0 outside"
-                )
-            return RawMask(values=(raw.values > 0).astype(np.uint8), palette=None, lossy=raw.lossy, kind="index")
-        if self.snap_to:
-            values = snap(as_colours(raw) if isinstance(self.snap_to[0], tuple) else raw.values, self.snap_to)
-            kind = "rgb" if values.ndim == 3 else "index"
-            return RawMask(values=values, palette=None, lossy=False, kind=kind)
-        return raw
+        return _as_asked(read_mask(self.path, frame=self.frame), self)
+
+
+@dataclass(frozen=True)
+class VolumeMask:
+    """A label map of three dimensions in a file; `instances` and `snap_to` as for FileMask."""
+
+    path: Path
+    instances: bool = False
+    snap_to: tuple[FileValue, ...] = ()
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    def read(self) -> RawMask:
+        """The slices one below the other, (D * H, W): what looks at values needs to know no third dimension."""
+        return self.flatten(read_label_volume(self.path))
+
+    def read_volume(self, image: VolumeHeader) -> LabelVolume:
+        """The values as stored, with how they lie on the image."""
+        return read_label_volume(self.path, image=image)
+
+    def flatten(self, label: LabelVolume) -> RawMask:
+        """(D, H, W) -> (D * H, W), read as objects or snapped where that was asked for."""
+        return _as_asked(RawMask(label.values.reshape(-1, label.values.shape[2])), self)
+
+
+def _as_asked(raw: RawMask, mask: FileMask | VolumeMask) -> RawMask:
+    """Objects as 1, or the nearest of the values to snap to, or as it is."""
+    if mask.instances:
+        if raw.values.ndim == 3:
+            raise InputError(
+                f"{mask.path}: a colour mask where object numbers are expected: save one number per object, 0 outside"
+            )
+        return RawMask(values=(raw.values > 0).astype(np.uint8), palette=None, lossy=raw.lossy, kind="index")
+    if mask.snap_to:
+        values = snap(as_colours(raw) if isinstance(mask.snap_to[0], tuple) else raw.values, mask.snap_to)
+        return RawMask(values=values, palette=None, lossy=False, kind="rgb" if values.ndim == 3 else "index")
+    return raw
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ SMALL_BYTES = 64 * 2**20
 MAX_UNFOLDING = {"TIFF": 100_000}
 OTHER_UNFOLDING = 4_000
 SAID_LENGTH = 120
+LOGGERS = ("tifffile", "nibabel.global", "pydicom", "pydicom.pixels")
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,10 @@ class _Quiet:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    logger = logging.getLogger("tifffile")
-    before = logger.disabled, Image.MAX_IMAGE_PIXELS, GifImagePlugin.LOADING_STRATEGY
-    logger.disabled = True
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    before = [logger.disabled for logger in loggers], Image.MAX_IMAGE_PIXELS, GifImagePlugin.LOADING_STRATEGY
+    for logger in loggers:
+        logger.disabled = True
     # Pillow's own size limit is a warning at 89 megapixels: ours is checked from the header instead.
     Image.MAX_IMAGE_PIXELS = None
     # Later frames of an animation keep their palette indices as the first one does.
@@ -77,7 +79,9 @@ def _silence() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.disabled, Image.MAX_IMAGE_PIXELS, GifImagePlugin.LOADING_STRATEGY = before
+        were_disabled, Image.MAX_IMAGE_PIXELS, GifImagePlugin.LOADING_STRATEGY = before
+        for logger, was_disabled in zip(loggers, were_disabled):
+            logger.disabled = was_disabled
 
 
 _QUIET = _Quiet()
@@ -93,14 +97,18 @@ def quiet() -> Iterator[None]:
         _QUIET.leave()
 
 
-def guarded(path: Path, read: Callable[[Path], T]) -> T:
+def guarded(path: Path, read: Callable[[Path], T], *, what: str = "an image", takes_folders: bool = False) -> T:
     """Run a reader on `path`; whatever a library throws over a damaged file becomes one sentence.
 
+    Args:
+        what: "an image" or "a volume".
     Raises:
-        InputError: missing, a folder, empty, unreadable or damaged.
+        InputError: missing, a folder (unless `takes_folders`), empty, unreadable or damaged.
     """
+    noun = what.partition(" ")[2]
     try:
-        _check_file(path)
+        if not (takes_folders and path.is_dir()):
+            _check_file(path, what)
         with quiet():
             return read(path)
     except InputError:
@@ -108,22 +116,22 @@ def guarded(path: Path, read: Callable[[Path], T]) -> T:
     except PermissionError as error:
         raise InputError(f"{path}: no permission to read it: change its permissions") from error
     except MemoryError as error:
-        raise InputError(f"{path}: unfolds to more memory than there is: cut the image into parts first") from error
+        raise InputError(f"{path}: unfolds to more memory than there is: cut the {noun} into parts first") from error
     except Exception as error:  # the decoders raise almost anything over damaged bytes
         if "imagecodecs" in str(error):
             raise InputError(f"{path}: its compression needs a codec: pip install 'perpixel[tiff]'") from error
         raise InputError(
-            f"{path}: cannot be read as an image ({_said(error)}): damaged, cut short or no image: copy it again"
+            f"{path}: cannot be read as {what} ({_said(error)}): damaged, cut short or no {noun}: copy it again"
         ) from error
 
 
-def _check_file(path: Path) -> None:
+def _check_file(path: Path, what: str) -> None:
     if not path.exists():
         raise InputError(f"{path}: no such file: check the path")
     if path.is_dir():
-        raise InputError(f"{path}: a folder, where an image file is needed: give the file")
+        raise InputError(f"{path}: a folder, where {what} file is needed: give the file")
     if not path.is_file():
-        raise InputError(f"{path}: a device or pipe, where an image file is needed: give the file")
+        raise InputError(f"{path}: a device or pipe, where {what} file is needed: give the file")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: an empty file (0 bytes): copy it again from its source")
 

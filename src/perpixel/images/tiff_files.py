@@ -42,10 +42,10 @@ def is_tiff(path: Path) -> bool:
 
 def tiff_header(path: Path) -> Header:
     """The header of the first series of a TIFF. Nothing is decoded."""
-    _check_page_chain(path)
+    check_page_chain(path)
     with tifffile.TiffFile(path) as file:
         series, page = file.series[0], file.pages.first
-        roles = _roles(series)
+        roles = series_roles(series)
         height, width = (int(series.shape[roles.index(role)]) for role in ("height", "width"))
         frames = math.prod(side for role, side in zip(roles, series.shape) if role == "frames")
         channels = math.prod(side for role, side in zip(roles, series.shape) if role == "channels")
@@ -76,7 +76,7 @@ def read_tiff(path: Path, frame: int) -> RawImage:
             image = _from_cmyk(image)
         inverted = page.photometric == PHOTOMETRIC.MINISWHITE and image.dtype.kind in "bu"
         white = 2 ** int(page.bitspersample) - 1 if inverted and image.dtype.kind == "u" else 255
-        one_frame = math.prod(side for role, side in zip(_roles(series), series.shape) if role == "frames") == 1
+        one_frame = math.prod(side for role, side in zip(series_roles(series), series.shape) if role == "frames") == 1
         alpha = palette is None and one_frame and _has_alpha(page, image.shape[2])
         lossy = page.compression in LOSSY_COMPRESSIONS
         return RawImage(upright(image, _orientation(page)), palette, alpha, lossy, white, inverted)
@@ -85,7 +85,7 @@ def read_tiff(path: Path, frame: int) -> RawImage:
 # ---- pages
 
 
-def _check_page_chain(path: Path) -> None:
+def check_page_chain(path: Path) -> None:
     """Refuse a file whose pages point back to earlier ones: tifffile would follow them for ever."""
     with open(path, "rb") as file:
         start = file.read(16)
@@ -109,7 +109,7 @@ def _check_page_chain(path: Path) -> None:
 # ---- axes
 
 
-def _roles(series: tifffile.TiffPageSeries) -> list[str]:
+def series_roles(series: tifffile.TiffPageSeries) -> list[str]:
     """What each axis is: "height", "width", "frames" or "channels"."""
     if series.axes.count("Y") != 1 or series.axes.count("X") != 1 or len(series.axes) != len(series.shape):
         raise ValueError(f"axes {series.axes} instead of one Y and one X")
@@ -132,7 +132,7 @@ def _is_array_of_channels(series: tifffile.TiffPageSeries) -> bool:
 
 def _frame_values(series: tifffile.TiffPageSeries, frame: int) -> np.ndarray:
     """(H, W, C) of one frame, decoding no other frame where the file's order allows."""
-    roles, shape = _roles(series), tuple(int(side) for side in series.shape)
+    roles, shape = series_roles(series), tuple(int(side) for side in series.shape)
     leading = next((i for i, role in enumerate(roles) if role != "frames"), len(roles))
     frames = math.prod(shape[:leading])
     if frames > 1 and "frames" not in roles[leading:]:

@@ -1,18 +1,28 @@
-"""Model + image -> label map: bundles, the predictor, sliding windows, many files."""
+"""Model + image or volume -> label map: bundles, the predictors, sliding windows, many files."""
 
 from perpixel.inference.bundle import BundleConfig, find_bundle, load_bundle, save_bundle
+from perpixel.inference.components import LARGEST_ONLY, ComponentRule, choose_rules, clean_components
 from perpixel.inference.predictor import MIRRORS, Prediction, Predictor, load
+from perpixel.inference.regrid import Regrid
 from perpixel.inference.sliding import WindowResult, sliding_window
+from perpixel.inference.volumes import VolumePredictor, prepare_volume
 
 __all__ = [
+    "LARGEST_ONLY",
     "MIRRORS",
     "BundleConfig",
+    "ComponentRule",
     "Prediction",
     "Predictor",
+    "Regrid",
+    "VolumePredictor",
     "WindowResult",
+    "choose_rules",
+    "clean_components",
     "find_bundle",
     "load",
     "load_bundle",
+    "prepare_volume",
     "save_bundle",
     "sliding_window",
 ]

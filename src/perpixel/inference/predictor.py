@@ -35,7 +35,8 @@ class Prediction:
     """What the net says of one image.
 
     Attributes:
-        label_map: (H, W) uint8 (uint16 above 255 classes) class indices, the input's exact size.
+        label_map: (H, W), or (D, H, W) of a volume, uint8 (uint16 above 255 classes) class indices, the input's exact
+            size. The maps below are of its shape.
         classes: names and colours of the indices.
         probs: (K, H, W) float32 probabilities, where asked for.
         uncertainty: (H, W) float32 entropy in 0..1 (1 = all classes equally likely), where asked for.

@@ -1,4 +1,4 @@
-"""Label maps and instance maps: classes, colours, reading, relabelling, outlines, pictures."""
+"""Label maps, instance maps and objects: classes, colours, reading, relabelling, overlaps, outlines, pictures."""
 
 from perpixel.labels.borders import (
     check_gaps,
@@ -9,29 +9,64 @@ from perpixel.labels.borders import (
     signed_distance,
 )
 from perpixel.labels.classes import ClassInfo, ClassTable, FileValue
+from perpixel.labels.coco_json import coco_entries
 from perpixel.labels.colours import default_colours
+from perpixel.labels.instances import (
+    VOID,
+    Instances,
+    is_in_contact,
+    join_instances,
+    outline_map,
+    runs_of_label_map,
+    union_of,
+)
 from perpixel.labels.maps import boundaries, connected_components, relabel_sequential, resize_label_map
+from perpixel.labels.overlap import OverlapTable, overlap_table, overlaps
 from perpixel.labels.pictures import colourise, error_map, overlay
+from perpixel.labels.polygons import outline_polygons, polygon_spans
 from perpixel.labels.read import RawMask, read_mask
+from perpixel.labels.rle import Runs, counts_of_text, merge_spans, spans_of_counts, spans_of_mask, text_of_counts
+from perpixel.labels.volumes import LabelVolume, read_label_volume
 
 __all__ = [
+    "VOID",
     "ClassInfo",
     "ClassTable",
     "FileValue",
+    "Instances",
+    "LabelVolume",
+    "OverlapTable",
     "RawMask",
+    "Runs",
     "boundaries",
     "check_gaps",
+    "coco_entries",
     "colourise",
     "connected_components",
+    "counts_of_text",
     "default_colours",
     "distance_to",
     "edge_weights",
     "error_map",
     "gap_weights",
+    "is_in_contact",
+    "join_instances",
+    "merge_spans",
     "objects_of",
+    "outline_map",
+    "outline_polygons",
+    "overlap_table",
+    "overlaps",
     "overlay",
+    "polygon_spans",
+    "read_label_volume",
     "read_mask",
     "relabel_sequential",
     "resize_label_map",
+    "runs_of_label_map",
     "signed_distance",
+    "spans_of_counts",
+    "spans_of_mask",
+    "text_of_counts",
+    "union_of",
 ]

@@ -57,7 +57,7 @@ def read_mask(path: str | Path, *, frame: int | None = None) -> RawMask:
     if values.shape[2] != 1:
         what = f"{values.shape[2]} channels of {values.dtype}"
         raise InputError(f"{source}: {what}, and a mask has one value or one 8-bit colour a pixel: save it so")
-    return RawMask(np.ascontiguousarray(_whole(source, values[..., 0])), None, raw.lossy)
+    return RawMask(np.ascontiguousarray(whole_numbers(source, values[..., 0])), None, raw.lossy)
 
 
 def _of_palette(raw: RawImage, palette: np.ndarray) -> RawMask:
@@ -77,7 +77,7 @@ def _of_colours(colours: np.ndarray, lossy: bool) -> RawMask:
     return RawMask(colours, None, lossy, "rgb")
 
 
-def _whole(path: Path, values: np.ndarray) -> np.ndarray:
+def whole_numbers(path: Path, values: np.ndarray) -> np.ndarray:
     """Integers as they are, floats that are whole numbers as int32 or int64."""
     if values.dtype in (np.uint8, np.uint16):
         return values

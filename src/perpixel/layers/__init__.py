@@ -1,5 +1,6 @@
 """Blocks that two or more models share."""
 
+from perpixel.layers.conv3d import Conv3d, ConvTranspose3d
 from perpixel.layers.conv_norm_act import ConvNormAct
 from perpixel.layers.convolutionalise import conv_weight, convolutionalise, linear_to_conv
 from perpixel.layers.fit import crop_like, fit_like, mirror_to, pad_to_least, pad_to_like, pad_to_multiple
@@ -10,11 +11,14 @@ from perpixel.layers.separable import SeparableConv
 from perpixel.layers.sizes import conv_centre, conv_size, pool_size, transposed_centre, transposed_size
 from perpixel.layers.unpool import max_pool_places, unpool_places
 from perpixel.layers.upsample import BilinearUpsample, bilinear_kernel
+from perpixel.layers.volumes import cut_middle, cut_volume, enlarge, make_norm3d, pad_for_pools
 
 __all__ = [
     "BatchNorm2d",
     "BilinearUpsample",
+    "Conv3d",
     "ConvNormAct",
+    "ConvTranspose3d",
     "SeparableConv",
     "bilinear_kernel",
     "classifier_normal_",
@@ -23,11 +27,16 @@ __all__ = [
     "conv_weight",
     "convolutionalise",
     "crop_like",
+    "cut_middle",
+    "cut_volume",
+    "enlarge",
     "fit_like",
     "he_normal_",
     "linear_to_conv",
+    "make_norm3d",
     "max_pool_places",
     "mirror_to",
+    "pad_for_pools",
     "pad_to_least",
     "pad_to_like",
     "pad_to_multiple",

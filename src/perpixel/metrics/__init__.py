@@ -18,8 +18,23 @@ from perpixel.metrics.calibration import (
     calibration_counts,
     calibration_scores,
 )
+from perpixel.metrics.coco_ap import (
+    AP_DEFINITIONS,
+    AveragePrecision,
+    DetectionRows,
+    average_precision,
+    detection_rows,
+)
 from perpixel.metrics.confusion import confusion_matrix
+from perpixel.metrics.instances import (
+    INSTANCE_DEFINITIONS,
+    InstanceCounts,
+    InstanceScores,
+    instance_counts,
+    instance_scores,
+)
 from perpixel.metrics.matches import exact_mean, match_f1, match_precision, match_recall
+from perpixel.metrics.object_bands import object_bands
 from perpixel.metrics.objects import (
     OBJECT_DEFINITIONS,
     ObjectCounts,
@@ -29,6 +44,7 @@ from perpixel.metrics.objects import (
     object_counts,
     thin_borders,
 )
+from perpixel.metrics.panoptic import PANOPTIC_DEFINITIONS, PanopticQuality, panoptic_counts, panoptic_quality
 from perpixel.metrics.per_image import per_group_table, per_image_table
 from perpixel.metrics.scores import CLASS_STATISTICS, DEFINITIONS, STATISTICS, Scores, compute_scores
 from perpixel.metrics.skeleton import SKELETON_DEFINITIONS, skeleton_counts, skeletonise
@@ -36,21 +52,30 @@ from perpixel.metrics.surface import SurfaceDistances, surface_distances
 from perpixel.metrics.temperature import TemperatureFit, fit_temperature
 
 __all__ = [
+    "AP_DEFINITIONS",
     "BINS",
     "BOUNDARY_DEFINITIONS",
     "CALIBRATION_DEFINITIONS",
     "CLASS_STATISTICS",
     "DEFINITIONS",
+    "INSTANCE_DEFINITIONS",
     "OBJECT_DEFINITIONS",
+    "PANOPTIC_DEFINITIONS",
     "SKELETON_DEFINITIONS",
     "STATISTICS",
+    "AveragePrecision",
     "BoundaryRow",
     "Calibration",
+    "DetectionRows",
+    "InstanceCounts",
+    "InstanceScores",
     "ObjectCounts",
     "PairScores",
+    "PanopticQuality",
     "Scores",
     "SurfaceDistances",
     "TemperatureFit",
+    "average_precision",
     "band_counts",
     "best_threshold",
     "bootstrap_intervals",
@@ -65,12 +90,18 @@ __all__ = [
     "confusion_matrix",
     "connected_objects",
     "contour_counts",
+    "detection_rows",
     "exact_mean",
     "fit_temperature",
+    "instance_counts",
+    "instance_scores",
     "match_f1",
     "match_precision",
     "match_recall",
+    "object_bands",
     "object_counts",
+    "panoptic_counts",
+    "panoptic_quality",
     "per_group_table",
     "per_image_table",
     "skeleton_counts",

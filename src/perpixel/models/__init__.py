@@ -25,10 +25,13 @@ from perpixel.models.pspnet_shallow import ShallowPSPNet
 from perpixel.models.refinenet import RefineNet
 from perpixel.models.refinenet_lw import LightWeightRefineNet
 from perpixel.models.segnet import SegNet, bayesian_segnet, segnet, segnet_basic
-from perpixel.models.table import build, option_names
+from perpixel.models.table import build, option_names, spatial_dims
 from perpixel.models.unet import UNet, unet_valid
+from perpixel.models.unet3d import UNet3D, unet3d_valid
 from perpixel.models.unet_3plus import UNet3Plus
 from perpixel.models.unet_plus_plus import UNetPlusPlus
+from perpixel.models.vnet import VNet, vnet, vnet_monai, vnet_release
+from perpixel.models.vnet_weights import from_monai
 from perpixel.models.weights import load_weights, save_weights
 
 __all__ = [
@@ -52,8 +55,10 @@ __all__ = [
     "SegNet",
     "ShallowPSPNet",
     "UNet",
+    "UNet3D",
     "UNet3Plus",
     "UNetPlusPlus",
+    "VNet",
     "bayesian_segnet",
     "create_model",
     "fc_densenet56",
@@ -63,13 +68,19 @@ __all__ = [
     "fcn8s_atonce",
     "fcn16s",
     "fcn32s",
+    "from_monai",
     "load_weights",
     "option_names",
     "patch_cnn",
     "save_weights",
     "segnet",
     "segnet_basic",
+    "spatial_dims",
+    "unet3d_valid",
     "unet_valid",
+    "vnet",
+    "vnet_monai",
+    "vnet_release",
 ]
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -102,11 +113,18 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "pspnet_shallow": ShallowPSPNet,
     "gcn": GCN,
     "liteseg": LiteSeg,
+    "vnet": vnet,
+    "vnet_release": vnet_release,
+    "vnet_monai": vnet_monai,
+    "unet3d": UNet3D,
+    "unet3d_valid": unet3d_valid,
 }
 
 
 def create_model(name: str, *, in_channels: int = 3, num_classes: int = 21, **options: Any) -> nn.Module:
     """Build the model `name` of MODELS: image (B, in_channels, H, W) -> logits (B, num_classes, H, W).
+
+    A model of three `spatial_dims` takes volumes: (B, in_channels, D, H, W) -> (B, num_classes, D, H, W).
 
     Args:
         in_channels: channels of the image, any count.

@@ -19,6 +19,7 @@ from perpixel.models import (
     refinenet,
     refinenet_lw,
     unet,
+    unet3d,
     unet_3plus,
     unet_plus_plus,
 )
@@ -28,6 +29,9 @@ from perpixel.models.patch_cnn import CARD as PATCH_CNN_CARD
 from perpixel.models.segnet import BASIC_CARD as SEGNET_BASIC_CARD
 from perpixel.models.segnet import BAYESIAN_CARD as BAYESIAN_SEGNET_CARD
 from perpixel.models.segnet import CARD as SEGNET_CARD
+from perpixel.models.vnet import CARD as VNET_CARD
+from perpixel.models.vnet import PORT_CARD as VNET_MONAI_CARD
+from perpixel.models.vnet import RELEASE_CARD as VNET_RELEASE_CARD
 
 CARDS: dict[str, Card] = {
     "fcn32s": FCN32S_CARD,
@@ -59,4 +63,9 @@ CARDS: dict[str, Card] = {
     "unet_valid": unet.VALID_CARD,
     "unet_plus_plus": unet_plus_plus.CARD,
     "unet_3plus": unet_3plus.CARD,
+    "vnet": VNET_CARD,
+    "vnet_release": VNET_RELEASE_CARD,
+    "vnet_monai": VNET_MONAI_CARD,
+    "unet3d": unet3d.CARD,
+    "unet3d_valid": unet3d.VALID_CARD,
 }

@@ -26,7 +26,7 @@ class Description:
 
     `parameters` are trainable; `frozen` counts the stored values of kernels and weights that are never trained
     (batch statistics are not counted at all). `multiply_adds` includes what lies between the stages. `output` is the
-    logits' (channels, height, width).
+    logits' (channels, height, width), of volumes (channels, depth, height, width); `depth` is None for images.
     """
 
     model: str
@@ -38,7 +38,14 @@ class Description:
     frozen: int
     multiply_adds: int
     edges: tuple[Edge, ...]
-    output: tuple[int, int, int]
+    output: tuple[int, ...]
+    depth: int | None = None
+
+    @property
+    def image(self) -> tuple[int, ...]:
+        """(channels, height, width) of the described image, of a volume (channels, depth, height, width)."""
+        depths = () if self.depth is None else (self.depth,)
+        return (self.in_channels, *depths, self.height, self.width)
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries and lists, ready for JSON."""
@@ -48,7 +55,7 @@ class Description:
     def to_svg(self, title: str = "") -> str:
         """The stages drawn by their resolution, with the edges between them, as the text of an SVG file."""
         return draw(
-            title or self.model, self.rows, self.edges, (self.in_channels, self.height, self.width), self.output,
+            title or self.model, self.rows, self.edges, self.image, self.output,
             parameters=self.parameters, multiply_adds=self.multiply_adds,
         )  # fmt: skip
 
@@ -56,11 +63,11 @@ class Description:
         """A plain-text table, one line per stage."""
         rows = [("stage", "output", "stride", "sees", "parameters", "multiply-adds")]
         for row in self.rows:
-            size = f"{row.channels} x {row.height} x {row.width}"
+            size = " x ".join(map(str, (row.channels, *row.size)))
             field = "all" if row.receptive_field is None else str(row.receptive_field)
             costs = (short_count(row.parameters), short_count(row.multiply_adds))
             rows.append((row.name, size, f"{row.stride:g}", field, *costs))
-        image = f"image {self.in_channels} x {self.height} x {self.width}"
+        image = f"image {' x '.join(map(str, self.image))}"
         rows.append(("total", image, "", "", short_count(self.parameters), short_count(self.multiply_adds)))
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = [
@@ -71,8 +78,10 @@ class Description:
         return "\n".join(lines)
 
 
-def describe(model: nn.Module, *, in_channels: int, size: tuple[int, int]) -> Description:
+def describe(model: nn.Module, *, in_channels: int, size: tuple[int, ...]) -> Description:
     """Follow one image of `size` (height, width) through `model`, without computing a value.
+
+    For a model of volumes `size` is (depth, height, width).
 
     The rows are the parts that the model's own `stages()` names, or its children. Weights are replaced by empty
     shapes for the pass and the model's mode is put back, so nothing of the model changes.
@@ -80,6 +89,10 @@ def describe(model: nn.Module, *, in_channels: int, size: tuple[int, int]) -> De
     Raises:
         InputError: the model does not take this size or channel count.
     """
+    axes = getattr(model, "spatial_dims", 2)
+    if len(size) != axes:
+        words = "volumes, depth x height x width" if axes == 3 else "images, height x width"
+        raise InputError(f"size {'x'.join(map(str, size))}: {type(model).__name__} takes {words}: give {axes} sides")
     stages = _stages(model)
     watch = _Watch(model, stages)
     image = torch.empty(1, in_channels, *size, device="meta")
@@ -87,7 +100,7 @@ def describe(model: nn.Module, *, in_channels: int, size: tuple[int, int]) -> De
         watch.follow(model, image)
     except RuntimeError as error:
         raise InputError(
-            f"{type(model).__name__} does not take an image of {in_channels} x {size[0]} x {size[1]} "
+            f"{type(model).__name__} does not take an image of {' x '.join(map(str, (in_channels, *size)))} "
             f"({str(error).splitlines()[0]}): use the in_channels that it was built with"
         ) from error
     rows = [_row(name, *seen, stages[name], watch.multiply_adds.get(name, 0)) for name, seen in watch.outputs.items()]
@@ -95,14 +108,15 @@ def describe(model: nn.Module, *, in_channels: int, size: tuple[int, int]) -> De
     return Description(
         model=type(model).__name__,
         in_channels=in_channels,
-        height=size[0],
-        width=size[1],
+        height=size[-2],
+        width=size[-1],
         rows=tuple(rows),
         parameters=sum(value.numel() for value in model.parameters() if value.requires_grad),
         frozen=_count_frozen(model),
         multiply_adds=sum(watch.multiply_adds.values()),
         edges=_edges(watch.links, [row.name for row in rows]),
         output=watch.size,
+        depth=size[0] if axes == 3 else None,
     )
 
 
@@ -125,12 +139,14 @@ class _Watch:
         self.outputs: dict[str, tuple[Tensor, View]] = {}
         self.multiply_adds: dict[str, int] = {}
         self.links: dict[tuple[str, str], Link] = {}
-        self.size = (0, 0, 0)
+        self.size: tuple[int, ...] = ()
         self.trace: Trace
+        self.ndim = 4
 
     def follow(self, model: nn.Module, image: Tensor) -> None:
         """Pass `image`, on the meta device, through `model` with empty weights, and put everything back."""
         tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        self.ndim = image.ndim
         empty = {name: torch.empty_like(value, device="meta") for name, value in tensors.items()}
         with torch.no_grad(), _evaluating(model), ExitStack() as hooks:
             for part in self.owners:
@@ -163,9 +179,9 @@ class _Watch:
         elif hasattr(part, "image_step"):  # it puts answers of windows in their place, so no operation shows their step
             self.trace.correct(output, float(part.image_step))  # type: ignore[arg-type]
         if isinstance(output, (tuple, list)):  # maps with what belongs to them, such as the indices of their pool
-            output = next((each for each in output if isinstance(each, Tensor) and each.ndim == 4), None)
+            output = next((each for each in output if isinstance(each, Tensor) and each.ndim == self.ndim), None)
         view = self.trace.view(output) if isinstance(output, Tensor) else None
-        if name and view is not None and output.ndim == 4:
+        if name and view is not None and output.ndim == self.ndim:
             self.outputs.pop(name, None)
             self.outputs[name] = (output, view)
 
@@ -189,12 +205,13 @@ def _row(name: str, output: Tensor, view: View, stage: nn.Module, multiply_adds:
     return Stage(
         name=name,
         channels=output.shape[1],
-        height=output.shape[2],
-        width=output.shape[3],
+        height=output.shape[-2],
+        width=output.shape[-1],
         stride=view.step,
         receptive_field=None if math.isinf(view.field) else round(view.field),
         parameters=sum(value.numel() for value in stage.parameters()),
         multiply_adds=multiply_adds,
+        depth=output.shape[2] if output.ndim == 5 else None,
     )
 
 
@@ -205,9 +222,9 @@ def _without_echoes(rows: list[Stage], targets: list[str]) -> list[Stage]:
     """
     kept: list[Stage] = []
     for row in rows:
-        size = (row.channels, row.height, row.width)
+        size = (row.channels, row.size)
         is_free = row.parameters == 0 and row.multiply_adds == 0 and targets.count(row.name) < 2
-        if not (kept and is_free and size == (kept[-1].channels, kept[-1].height, kept[-1].width)):
+        if not (kept and is_free and size == (kept[-1].channels, kept[-1].size)):
             kept.append(row)
     return kept
 

@@ -43,8 +43,8 @@ def draw(
     title: str,
     rows: Sequence[Stage],
     edges: Sequence[Edge],
-    image: tuple[int, int, int],
-    output: tuple[int, int, int],
+    image: tuple[int, ...],
+    output: tuple[int, ...],
     *,
     parameters: int,
     multiply_adds: int,
@@ -52,7 +52,8 @@ def draw(
     """The text of an SVG file: what `describe` found out, as a picture.
 
     Args:
-        image, output: channels, height and width of the image and of the logits.
+        image, output: channels, height and width of the image and of the logits; of volumes channels, depth, height
+            and width.
     """
     layout = lay_out(rows, edges, image, output)
     legend, legend_end = _legend(layout, edges, layout.height + 18)
@@ -77,7 +78,7 @@ def draw(
     return "\n".join(parts) + "\n"
 
 
-def _size(size: tuple[int, int, int]) -> str:
+def _size(size: tuple[int, ...]) -> str:
     return " × ".join(map(str, size))
 
 

@@ -85,10 +85,8 @@ class Layout:
     height: float
 
 
-def lay_out(
-    rows: Sequence[Stage], edges: Sequence[Edge], image: tuple[int, int, int], output: tuple[int, int, int]
-) -> Layout:
-    """Place all stages, the image (channels, height, width) in front and the logits behind them."""
+def lay_out(rows: Sequence[Stage], edges: Sequence[Edge], image: tuple[int, ...], output: tuple[int, ...]) -> Layout:
+    """Place all stages, the image (channels and sides) in front and the logits behind them."""
     levels = {IMAGE: 0, **{row.name: _level(row) for row in rows}, LOGITS: 0}
     row_of = {level: number for number, level in enumerate(sorted(set(levels.values())))}
     columns = _columns(list(levels), edges)
@@ -164,7 +162,7 @@ def _broken(name: str, length: int) -> list[str]:
 
 def _level(row: Stage) -> int:
     """0 for the image's resolution, 1 for half of it ..."""
-    if row.height == row.width == 1 and row.stride > 1:
+    if set(row.size) == {1} and row.stride > 1:
         return ONE_CELL
     return max(0, round(math.log2(max(1.0, row.stride))))
 
@@ -188,14 +186,14 @@ def _columns(names: list[str], edges: Sequence[Edge]) -> dict[str, int]:
 
 
 def _block(row: Stage) -> Block:
-    facts = [f"{row.channels}×{row.height}×{row.width}"]
+    facts = ["×".join(map(str, (row.channels, *row.size)))]
     if row.parameters:
         facts.append(short_count(row.parameters))
     height = SLAB_HEIGHTS[min(_level(row), len(SLAB_HEIGHTS) - 1)]
     return Block(row.name, wrapped(row.name), tuple(facts), 8 + 3.6 * math.log2(row.channels), height)
 
 
-def _end_block(name: str, size: tuple[int, int, int]) -> Block:
+def _end_block(name: str, size: tuple[int, ...]) -> Block:
     return Block(name, (name,), ("×".join(map(str, size)),), 60.0, 60.0)
 
 
@@ -296,7 +294,7 @@ def _row_names(rows: Sequence[Stage], levels: Mapping[str, int], row_of: Mapping
     names = []
     for level in row_of:
         here = [row for row in rows if levels[row.name] == level]
-        strides, grids = {round(row.stride) for row in here}, {f"{row.height} × {row.width}" for row in here}
+        strides, grids = {round(row.stride) for row in here}, {" × ".join(map(str, row.size)) for row in here}
         factor = strides.pop() if len(strides) == 1 else 2**level
         is_grid = (level == ONE_CELL or factor > COARSEST_FRACTION) and len(grids) == 1
         names.append(grids.pop() if is_grid else f"1/{factor}" if level else "1/1")

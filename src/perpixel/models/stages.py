@@ -13,7 +13,8 @@ class Stage:
     """One row: what a stage returns for the described image, and what it costs.
 
     `stride` and `receptive_field` are in image pixels; `receptive_field` is None where it is the whole image or
-    cannot be told (global pooling, attention). One multiply-add is one multiplication and one addition.
+    cannot be told (global pooling, attention). One multiply-add is one multiplication and one addition. `depth` is that
+    of a volume, None for images; stride and receptive field of volumes are those along the width.
     """
 
     name: str
@@ -24,6 +25,13 @@ class Stage:
     receptive_field: int | None
     parameters: int
     multiply_adds: int
+    depth: int | None = None
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """(height, width), of volumes (depth, height, width)."""
+        sides = (self.height, self.width)
+        return sides if self.depth is None else (self.depth, *sides)
 
 
 @dataclass(frozen=True)

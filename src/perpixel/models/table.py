@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "str": ((str,), "a name"),
     "Path": ((Path,), ""),
     "None": ((type(None),), ""),
+    "Sequence[Sequence[int]]": ((list, tuple), "a list of lists of whole numbers"),
     "Sequence[int]": ((list, tuple), "a list of whole numbers"),
     "Sequence[float]": ((list, tuple), "a list of numbers"),
 }
@@ -28,6 +30,12 @@ def option_names(builder: Callable[..., nn.Module]) -> dict[str, Any]:
     """Options of a model with their defaults, read from its signature."""
     parameters = inspect.signature(builder).parameters
     return {name: each.default for name, each in parameters.items() if each.kind is each.KEYWORD_ONLY}
+
+
+def spatial_dims(builder: Callable[..., nn.Module]) -> int:
+    """2 where a model takes images (B, C, H, W), 3 where it takes volumes (B, C, D, H, W); nothing is built."""
+    kind = builder if inspect.isclass(builder) else typing.get_type_hints(builder).get("return")
+    return int(getattr(kind, "spatial_dims", 2))
 
 
 def build(

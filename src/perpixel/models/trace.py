@@ -1,8 +1,8 @@
 """Follows one forward pass operation by operation: multiply-adds, how far each map sees, and whose maps met in it.
 
 The pass runs on the meta device, shapes without values. For every tensor that comes from the image it keeps the
-step between neighbouring cells and the receptive field, both in image pixels, by the arithmetic of Araujo, Norris,
-Sim, "Computing receptive fields of convolutional neural networks", Distill 2019; where paths meet (sum,
+step between neighbouring cells and the receptive field, both in image pixels along the width, by the arithmetic of
+Araujo, Norris, Sim, "Computing receptive fields of convolutional neural networks", Distill 2019; where paths meet (sum,
 concatenation) the larger field counts, so the field is that of the deepest path. It also keeps the origins: the
 stages whose outputs went into the tensor since, with the operation at which they met.
 """
@@ -73,7 +73,7 @@ def _pool(view: View, args: tuple[Any, ...], image: Tensor, out: Tensor) -> View
 
 def _adaptive_pool(view: View, args: tuple[Any, ...], image: Tensor, out: Tensor) -> View:
     window = image.shape[-1] / out.shape[-1]
-    if out.shape[-1] == 1 and out.shape[-2] == 1:
+    if set(out.shape[2:]) == {1}:
         return View(view.step * window, math.inf)
     return view.windowed(math.ceil(window), stride=window)
 
@@ -86,15 +86,15 @@ def _interpolation(taps: int) -> Callable[[View, tuple[Any, ...], Tensor, Tensor
 
 
 def _expansion(view: View, args: tuple[Any, ...], image: Tensor, out: Tensor) -> View:
-    return view.windowed(1, stride=image.shape[-1] / out.shape[-1]) if image.ndim == 4 else view
+    return view.windowed(1, stride=image.shape[-1] / out.shape[-1]) if image.ndim in (4, 5) else view
 
 
 def _reduction(view: View, args: tuple[Any, ...], image: Tensor, out: Tensor) -> View:
-    is_spatial = image.ndim == 4 and math.prod(out.shape[1:]) <= image.shape[1] < image.numel() // image.shape[0]
+    is_spatial = image.ndim in (4, 5) and math.prod(out.shape[1:]) <= image.shape[1] < image.numel() // image.shape[0]
     if is_spatial:
         return View(view.step * image.shape[-1], math.inf)
     # The mean of a slice: one cell of an adaptive pool.
-    is_window = image.ndim == out.ndim == 4 and out.shape[-1] == 1
+    is_window = image.ndim == out.ndim in (4, 5) and out.shape[-1] == 1
     return view.windowed(image.shape[-1], stride=image.shape[-1]) if is_window else view
 
 
@@ -104,11 +104,15 @@ RULES: dict[Any, Callable[[View, tuple[Any, ...], Tensor, Tensor], View]] = {
     aten.max_pool2d_with_indices: _pool,
     aten.max_pool2d: _pool,
     aten.avg_pool2d: _pool,
+    aten.max_pool3d_with_indices: _pool,
+    aten.avg_pool3d: _pool,
     aten._adaptive_avg_pool2d: _adaptive_pool,
     aten.adaptive_max_pool2d: _adaptive_pool,
     aten.upsample_bilinear2d: _interpolation(2),
     aten.upsample_nearest2d: _interpolation(1),
     aten.upsample_bicubic2d: _interpolation(4),
+    aten.upsample_trilinear3d: _interpolation(2),
+    aten.upsample_nearest3d: _interpolation(1),
     aten.expand: _expansion,
     aten.mean: _reduction,
     aten.amax: _reduction,
@@ -132,11 +136,15 @@ RESIZES: dict[Any, str] = {
     aten.max_pool2d_with_indices: "pool",
     aten.max_pool2d: "pool",
     aten.avg_pool2d: "pool",
+    aten.max_pool3d_with_indices: "pool",
+    aten.avg_pool3d: "pool",
     aten._adaptive_avg_pool2d: "pool",
     aten.adaptive_max_pool2d: "pool",
     aten.upsample_bilinear2d: "interpolation",
     aten.upsample_nearest2d: "interpolation",
     aten.upsample_bicubic2d: "interpolation",
+    aten.upsample_trilinear3d: "interpolation",
+    aten.upsample_nearest3d: "interpolation",
     aten.max_unpool2d: "unpooling",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from perpixel.errors import InputError
@@ -13,7 +14,8 @@ LOST_PER_STAGE = 4  # pixels that two unpadded 3x3 convolutions take off a side
 class ValidSizes:
     """Sizes of an unpadded U-Net with `pools` poolings: multiple * m + offset for m >= least, every pool even.
 
-    At the paper's 4 poolings: 16 m + 60 with m >= 8, that is 188, 204, ..., 572, and a margin of 92 pixels.
+    At the paper's 4 poolings: 16 m + 60 with m >= 8, that is 188, 204, ..., 572, and a margin of 92 pixels. At the 3 of
+    3D U-Net: 8 m + 28 with m >= 8, and 44.
     """
 
     pools: int
@@ -48,12 +50,19 @@ class ValidSizes:
         return self.fit(size[0]), self.fit(size[1])
 
     def check(self, height: int, width: int) -> None:
+        """Refuse a size that some pooling would meet odd; see `check_sides`."""
+        self.check_sides({"height": height, "width": width}, padded="unet")
+
+    def check_sides(self, sides: Mapping[str, int], *, padded: str) -> None:
         """Refuse a size that some pooling would meet odd.
 
+        Args:
+            sides: by the name of their axis.
+            padded: the model to take for other sizes.
         Raises:
             InputError: naming the nearest valid sizes.
         """
-        for axis, size in (("height", height), ("width", width)):
+        for axis, size in sides.items():
             above = self.fit(size)
             if above == size:
                 continue
@@ -62,5 +71,5 @@ class ValidSizes:
             raise InputError(
                 f"image {axis} {size} does not fit a U-Net with padding='valid', whose sizes are "
                 f"{self.multiple}m + {self.offset} from {self.smallest} on: use {near}, mirroring what is missing "
-                "(fit_size gives the size), or take model 'unet'"
+                f"(fit_size gives the size), or take model '{padded}'"
             )

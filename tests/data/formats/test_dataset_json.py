@@ -42,14 +42,6 @@ def test_nnunet_channel_files_are_stacked_in_order(build: Builder) -> None:
     assert [sample.name for sample in dataset.split("unlabelled")] == ["c9"]
 
 
-def test_nnunet_volumes_wait_for_the_volume_reader(build: Builder) -> None:
-    build.json("dataset.json", {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "a": 1}})
-    build.text("imagesTr/c1_0000.nii.gz", "x")
-    build.text("labelsTr/c1.nii.gz", "x")
-    with pytest.raises(InputError, match=r"volumes come with the volume reader and are not supported in this"):
-        open_dataset(build.root)
-
-
 def test_nnunet_errors(build: Builder) -> None:
     make_nnunet(build, {"background": 0, "whole": [1, 2]})
     with pytest.raises(InputError, match=r"label 'whole' is the region \[1, 2\]: regions"):

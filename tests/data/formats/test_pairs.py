@@ -173,7 +173,8 @@ def test_pictures_of_masks_and_hidden_files_are_passed_over(build: Builder) -> N
         ({"masks/a.png": "image"}, r"1 masks but no images \(masks/a.png\): put the images of the same names"),
         ({"images/a.png": "image", "masks/b.png": "image"}, r"1 images and 1 masks, but no two share a name"),
         ({"readme.txt": "text"}, r"no images among 1 files \(known suffixes: .*\.png"),
-        ({"images/a.nii.gz": "text"}, r"1 volumes \(a.nii.gz\): volumes come with the volume reader and are not sup"),
+        ({"images/a.nrrd": "text"}, r"1 volumes of a kind that is not read \(a\.nrrd\): convert them to \.nii\.gz"),
+        ({"images/a.nii.gz": "text"}, r"1 images but no masks \(images/a\.nii\.gz\): put a mask of the same name"),
     ],
 )
 def test_folders_that_are_no_data_set(build: Builder, files: dict[str, str], message: str) -> None:

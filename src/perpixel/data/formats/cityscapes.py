@@ -66,7 +66,18 @@ def read(root: Path, classes: ClassTable | None) -> Layout:
         InputError: no label files, or images of train or val without one.
     """
     folder, kind = _mask_kind(root)
-    layout = Layout({}, classes=table(kind), notes=[f"masks are {folder} {kind}: the 19 classes of the benchmark"])
+    layout = read_masks(root, folder, kind, table(kind))
+    layout.notes.insert(0, f"masks are {folder} {kind}: the 19 classes of the benchmark")
+    return layout
+
+
+def read_masks(root: Path, folder: str, kind: str, classes: ClassTable) -> Layout:
+    """The samples of each split with their files of one kind; test images without public labels are unlabelled.
+
+    Raises:
+        InputError: images of train or val without such a file.
+    """
+    layout = Layout({}, classes=classes)
     for split in SPLITS:
         images = sorted((root / "leftImg8bit" / split).glob(f"*/*{IMAGE_TAIL}.*"))
         samples = [_sample(root, folder, kind, split, image) for image in images]
@@ -106,5 +117,5 @@ def _is_dummy(sample: Sample, kind: str) -> bool:
     """The public test labels are stand-ins that hold only the ego vehicle and the border."""
     if sample.mask is None:
         return False
-    nothing = (255,) if kind == "labelTrainIds" else (*range(7), 255)
+    nothing = (255,) if kind == "labelTrainIds" else (*range(7), 255, 65535)
     return bool(np.isin(read_mask(sample.mask.paths[0]).values, nothing).all())

@@ -68,6 +68,7 @@ class CocoFile:
     images: list[dict[str, Any]]
     categories: dict[int, str]
     annotations: dict[int, list[dict[str, Any]]] = field(default_factory=dict)  # by image id
+    strays: list[str] = field(default_factory=list)  # annotations without image or category, in words
 
 
 def read(root: Path, classes: ClassTable | None) -> Layout:
@@ -81,8 +82,8 @@ def read(root: Path, classes: ClassTable | None) -> Layout:
         raise InputError(f"{root}: no COCO annotation file: check the path or choose another format")
     base = root.parent if root.is_file() else root
     files = [load(path) for path in paths]
-    categories = _one_list(files)
-    categories, notes = _drop_placeholder(categories, files)
+    categories = one_list(files)
+    categories, notes = drop_placeholder(categories, files)
     value_of = _values(categories)
     layout = Layout({}, classes or _table(categories, value_of), notes, ignore_values=(IGNORE_VALUE,))
     empty = 0
@@ -91,7 +92,7 @@ def read(root: Path, classes: ClassTable | None) -> Layout:
         samples = _samples(file, base, value_of)
         empty += sum(not sample.mask.shapes for sample in samples if isinstance(sample.mask, PolygonMask))
         layout.splits.setdefault(split, []).extend(samples)
-    _rename_repeated(layout)
+    rename_repeated(layout)
     if any(value_of[category] != category for category in categories):
         layout.notes.append("category 0 is taken by background here: values are places in the category list, from 1")
     if empty:
@@ -100,9 +101,11 @@ def read(root: Path, classes: ClassTable | None) -> Layout:
     return layout
 
 
-def load(path: Path) -> CocoFile:
+def load(path: Path, *, keep_strays: bool = False) -> CocoFile:
     """Read one file and check its parts.
 
+    Args:
+        keep_strays: annotations without image or category are left out and listed, not refused.
     Raises:
         InputError: a missing list, an entry without its keys, a doubled image id, or an unknown category.
     """
@@ -124,18 +127,29 @@ def load(path: Path) -> CocoFile:
     if ids and max(ids.values()) > 1:
         raise InputError(f"{path}: image id {ids.most_common(1)[0][0]} is given twice: number the images differently")
     for index, entry in enumerate(content["annotations"]):
-        if entry["category_id"] not in categories:
-            raise InputError(
-                f"{path}: annotation {index} has category {entry['category_id']}, which is not in the list of "
-                f"{len(categories)} categories: add the category"
-            )
-        if entry["image_id"] not in ids:
-            raise InputError(
-                f"{path}: annotation {index} belongs to image {entry['image_id']}, which is not in the list of "
-                f"{len(ids)} images: add the image"
-            )
-        file.annotations.setdefault(entry["image_id"], []).append(entry)
+        stray = _stray(index, entry, categories, ids)
+        if stray and not keep_strays:
+            raise InputError(f"{path}: {stray}")
+        if stray:
+            file.strays.append(stray)
+        else:
+            file.annotations.setdefault(entry["image_id"], []).append(entry)
     return file
+
+
+def _stray(index: int, entry: dict[str, Any], categories: dict[int, str], images: Counter[int]) -> str:
+    """What an annotation points to that does not exist, and what to do; empty when all is well."""
+    if entry["category_id"] not in categories:
+        return (
+            f"annotation {index} has category {entry['category_id']}, which is not in the list of "
+            f"{len(categories)} categories: add the category"
+        )
+    if entry["image_id"] not in images:
+        return (
+            f"annotation {index} belongs to image {entry['image_id']}, which is not in the list of "
+            f"{len(images)} images: add the image"
+        )
+    return ""
 
 
 def _need_keys(path: Path, name: str, entries: Iterable[Any], needed: tuple[str, ...]) -> None:
@@ -145,7 +159,7 @@ def _need_keys(path: Path, name: str, entries: Iterable[Any], needed: tuple[str,
             raise InputError(f"{path}: {name}[{index}] lacks {', '.join(missing)}: export the data set again")
 
 
-def _one_list(files: list[CocoFile]) -> dict[int, str]:
+def one_list(files: list[CocoFile]) -> dict[int, str]:
     merged: dict[int, str] = {}
     for file in files:
         for number, name in file.categories.items():
@@ -159,7 +173,7 @@ def _one_list(files: list[CocoFile]) -> dict[int, str]:
     return dict(sorted(merged.items()))
 
 
-def _drop_placeholder(categories: dict[int, str], files: list[CocoFile]) -> tuple[dict[int, str], list[str]]:
+def drop_placeholder(categories: dict[int, str], files: list[CocoFile]) -> tuple[dict[int, str], list[str]]:
     """Roboflow adds a category 0 that only names the group of the others and is never used."""
     used = {entry["category_id"] for file in files for found in file.annotations.values() for entry in found}
     if 0 in categories and 0 not in used and len(categories) > 1:
@@ -196,14 +210,9 @@ def _need_numbers(path: Path, name: str, entries: list[dict[str, Any]], keys: tu
 
 
 def _samples(file: CocoFile, base: Path, value_of: dict[int, int]) -> list[Sample]:
-    folder = _image_folder(file, base)
+    folder = image_folder(file, base)
     paths = [folder / str(entry["file_name"]) for entry in file.images]
-    missing = [str(entry["file_name"]) for entry, path in zip(file.images, paths) if not path.is_file()]
-    if missing:
-        raise InputError(
-            f"{file.path}: {len(missing)} of {len(paths)} images are not in {folder} ({first_few(missing)}): "
-            "add the images or take their entries out"
-        )
+    refuse_missing_images(file, folder, paths)
     samples = []
     for entry, path in zip(file.images, paths):
         name = Path(str(entry["file_name"])).with_suffix("").as_posix()
@@ -213,7 +222,17 @@ def _samples(file: CocoFile, base: Path, value_of: dict[int, int]) -> list[Sampl
     return samples
 
 
-def _image_folder(file: CocoFile, base: Path) -> Path:
+def refuse_missing_images(file: CocoFile, folder: Path, paths: list[Path]) -> None:
+    """Raise InputError when any of the images (in the order of `file.images`) does not exist."""
+    missing = [str(entry["file_name"]) for entry, path in zip(file.images, paths) if not path.is_file()]
+    if missing:
+        raise InputError(
+            f"{file.path}: {len(missing)} of {len(paths)} images are not in {folder} ({first_few(missing)}): "
+            "add the images or take their entries out"
+        )
+
+
+def image_folder(file: CocoFile, base: Path) -> Path:
     """The first of the usual folders that holds the first listed image."""
     home = file.path.parent
     # "instances_train2017" speaks of the folder train2017.
@@ -283,7 +302,7 @@ def _shape(path: Path, entry: dict[str, Any], value: int, size: tuple[int, int])
     return Shape(value, tuple(polygons)) if polygons else None
 
 
-def _rename_repeated(layout: Layout) -> None:
+def rename_repeated(layout: Layout) -> None:
     """Splits often reuse names; then the split becomes part of every name."""
     names = [sample.name for samples in layout.splits.values() for sample in samples]
     if len(set(names)) == len(names):

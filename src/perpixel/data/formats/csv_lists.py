@@ -13,8 +13,8 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from perpixel.data.formats.folder_words import SPLIT_WORDS, is_image, split_of
-from perpixel.data.formats.layout import Layout, first_few
+from perpixel.data.formats.folder_words import SPLIT_WORDS, bare_name, is_image, is_there, is_volume, split_of
+from perpixel.data.formats.layout import Layout, first_few, of_volumes
 from perpixel.data.formats.stacks import expand_stacks
 from perpixel.data.sample import FileMask, Sample
 from perpixel.errors import InputError
@@ -46,7 +46,7 @@ def detect(root: Path) -> bool:
     return bool(_lists(root))
 
 
-def read(root: Path, classes: ClassTable | None) -> Layout:
+def read(root: Path, classes: ClassTable | None, spatial_dims: int = 2) -> Layout:
     """Read the pairs of one CSV, or of all lists in a folder (train.csv, val.csv, ...).
 
     Raises:
@@ -76,7 +76,8 @@ def read(root: Path, classes: ClassTable | None) -> Layout:
     notes = [f"pairs from {', '.join(file.name for file in files)}"]
     if unlabelled:
         notes.append(f"{len(unlabelled)} rows name no mask: kept as unlabelled")
-    return expand_stacks(Layout(splits, unlabelled=unlabelled, notes=notes))
+    layout = Layout(splits, unlabelled=unlabelled, notes=notes)
+    return of_volumes(layout) if spatial_dims == 3 else expand_stacks(layout)
 
 
 def read_rows(file: Path) -> list[Row]:
@@ -105,7 +106,7 @@ def read_rows(file: Path) -> list[Row]:
 
 def _columns(file: Path, cells: list[str]) -> dict[str, int] | None:
     """Column -> place from a header line; None when the first line is already a pair."""
-    if any(is_image(Path(cell)) for cell in cells[:2]):
+    if any(_is_file_name(cell) for cell in cells[:2]):
         return None
     heads = [cell.lower().replace(" ", "_") for cell in cells]
     places = {
@@ -131,7 +132,7 @@ def _refuse_missing(file: Path, rows: list[Row]) -> None:
         f"line {row.line}: {name or '(empty)'}"
         for row in rows
         for name in ((row.image, row.mask) if row.mask else (row.image,))
-        if not name or not _resolve(file, name).is_file()
+        if not name or not is_there(_resolve(file, name))
     ]
     if missing:
         raise InputError(
@@ -155,7 +156,8 @@ def _split(file: Path, row: Row) -> str | None:
 
 def _sample(file: Path, folder: Path, row: Row) -> Sample:
     path = _resolve(file, row.image)
-    name = Path(row.image.replace("\\", "/")).with_suffix("").as_posix().removeprefix("./")
+    listed = Path(row.image.replace("\\", "/"))
+    name = listed.with_name(bare_name(listed)).as_posix().removeprefix("./")
     mask = FileMask(_resolve(file, row.mask)) if row.mask else None
     return Sample(name, (path,), mask, group=row.group or None)
 
@@ -176,4 +178,8 @@ def _is_list(file: Path) -> bool:
         return False
     if row is None or not row.image or not row.mask:
         return False
-    return _resolve(file, row.image).is_file() and is_image(Path(row.mask))
+    return is_there(_resolve(file, row.image)) and _is_file_name(row.mask)
+
+
+def _is_file_name(text: str) -> bool:
+    return is_image(Path(text)) or is_volume(Path(text))

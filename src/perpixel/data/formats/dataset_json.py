@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from perpixel.data.class_file import make_table
-from perpixel.data.formats.folder_words import VOLUME_SUFFIXES, walk
-from perpixel.data.formats.pairs import volumes_refused
 from perpixel.errors import InputError
 from perpixel.files import read_json
 from perpixel.labels import ClassTable
@@ -66,8 +64,14 @@ def _name_and_value(key: str, value: object, where: Path) -> tuple[str, int]:
     return key, int(str(value))
 
 
-def refuse_volumes(root: Path) -> None:
-    """Raise InputError when the folder holds volumes."""
-    volumes = [path for path in walk(root) if path.name.lower().endswith(VOLUME_SUFFIXES)]
-    if volumes:
-        raise InputError(volumes_refused(root, volumes))
+def channel_names(content: dict[str, Any], where: Path) -> tuple[str, ...]:
+    """The names in `channel_names` (nnU-Net 2) or `modality` (Decathlon, nnU-Net 1), in the order of their numbers.
+
+    Raises:
+        InputError: no object.
+    """
+    named = content.get("channel_names") or content.get("modality") or {}
+    if not isinstance(named, dict):
+        raise InputError(f'{where}: channel_names is {named!r}: write {{"0": "name", ...}}')
+    order = sorted(named, key=lambda key: (not str(key).isdigit(), int(key) if str(key).isdigit() else 0, str(key)))
+    return tuple(str(named[key]) for key in order)

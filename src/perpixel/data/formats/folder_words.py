@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from perpixel.images import IMAGE_SUFFIXES
+from perpixel.images import IMAGE_SUFFIXES, STACK_SUFFIXES, VOLUME_SUFFIXES
 
 SPLIT_WORDS = {
     "train": "train", "training": "train", "tr": "train", "trn": "train",
@@ -24,7 +24,8 @@ MASK_WORDS = (
     "segmentation", "segmentationclass", "segmentationclasspng", "seg", "segs", "segmaps", "targets", "target",
     "manual", "1stmanual", "indexlabel",
 )  # fmt: skip
-VOLUME_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".dcm", ".zarr", ".h5", ".hdf5")
+# Volumes that have to be converted first.
+OTHER_VOLUME_SUFFIXES = (".mha", ".mhd", ".nrrd", ".dcm", ".h5", ".hdf5")
 
 _SPLIT = "|".join(sorted(SPLIT_WORDS, key=len, reverse=True))
 _ROLE = "|".join(sorted((*IMAGE_WORDS, *MASK_WORDS), key=len, reverse=True))
@@ -94,8 +95,46 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
+def is_volume(path: Path) -> bool:
+    """Whether the suffix is one that can hold a volume, TIFF stacks included, and the file is not hidden."""
+    return path.name.lower().endswith((*VOLUME_SUFFIXES, *STACK_SUFFIXES)) and not path.name.startswith(".")
+
+
+def is_there(path: Path) -> bool:
+    """Whether it is a file, or a folder that is a zarr volume by its name."""
+    return path.is_file() or (path.suffix.lower() == ".zarr" and path.is_dir())
+
+
+def is_readable(path: Path, spatial_dims: int) -> bool:
+    """`is_image` or `is_volume`."""
+    return is_volume(path) if spatial_dims == 3 else is_image(path)
+
+
+def bare_name(path: Path) -> str:
+    """The file name without its suffix, of which .nii.gz is one.
+
+    >>> bare_name(Path("imagesTr/case_1.5_0000.nii.gz")), bare_name(Path("a.b.png"))
+    ('case_1.5_0000', 'a.b')
+    """
+    suffix = next((each for each in VOLUME_SUFFIXES if path.name.lower().endswith(each)), path.suffix)
+    return path.name[: len(path.name) - len(suffix)] if suffix else path.name
+
+
+def count_dims(root: Path) -> int:
+    """3 where volumes (TIFF stacks aside) outnumber the images under `root`, or stand in the CSV `root`; else 2."""
+    if root.suffix.lower() == ".csv" and root.is_file():
+        text = root.read_text(encoding="utf-8", errors="replace").lower()
+        return 3 if any(suffix in text for suffix in VOLUME_SUFFIXES) else 2
+    files = walk(root) if root.is_dir() else []
+    volumes = sum(path.name.lower().endswith(VOLUME_SUFFIXES) for path in files)
+    return 3 if volumes and volumes >= sum(is_image(path) for path in files) else 2
+
+
 def walk(root: Path) -> list[Path]:
-    """All visible files under `root`, sorted by path; folder links are followed, but not in circles."""
+    """All visible files under `root`, sorted by path; folder links are followed, but not in circles.
+
+    A folder whose name ends in .zarr is one file.
+    """
     found: list[Path] = []
     seen: set[str] = set()
     for folder, folders, files in os.walk(root, followlinks=True):
@@ -104,11 +143,13 @@ def walk(root: Path) -> list[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
+        names = sorted(name for name in folders if not name.startswith((".", "__")))
+        found.extend(Path(folder, name) for name in names if name.lower().endswith(".zarr"))
+        folders[:] = [name for name in names if not name.lower().endswith(".zarr")]
         found.extend(Path(folder, name) for name in sorted(files) if not name.startswith("."))
     return found
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The images directly in `folder`, sorted; none when the folder does not exist."""
-    return sorted(path for path in folder.iterdir() if is_image(path)) if folder.is_dir() else []
+def image_files(folder: Path, spatial_dims: int = 2) -> list[Path]:
+    """The images (or volumes) directly in `folder`, sorted; none when the folder does not exist."""
+    return sorted(path for path in folder.iterdir() if is_readable(path, spatial_dims)) if folder.is_dir() else []

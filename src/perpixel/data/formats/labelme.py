@@ -37,14 +37,14 @@ HEAD_BYTES = 4096
 
 def detect(root: Path) -> bool:
     """Some JSON file under `root` speaks of shapes or of an imagePath near its beginning."""
-    return root.is_dir() and any(_looks_right(path) for path in _json_files(root)[:5])
+    return root.is_dir() and any(looks_right(path) for path in json_files(root)[:5])
 
 
-def _json_files(root: Path) -> list[Path]:
+def json_files(root: Path) -> list[Path]:
     return [path for path in walk(root) if path.suffix.lower() == ".json"]
 
 
-def _looks_right(path: Path) -> bool:
+def looks_right(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
@@ -61,10 +61,10 @@ def read(root: Path, classes: ClassTable | None) -> Layout:
     Raises:
         InputError: a damaged file, an image that does not exist, or a label that `classes` does not name.
     """
-    files = [path for path in _json_files(root) if _looks_right(path)]
+    files = [path for path in json_files(root) if looks_right(path)]
     if not files:
         raise InputError(f"{root}: no LabelMe JSON files: check the path or choose another format")
-    contents = {path: _load(path) for path in files}
+    contents = {path: load(path) for path in files}
     labels = sorted({shape["label"] for content in contents.values() for shape in content["shapes"]})
     table = classes or _table(labels)
     values = _values(table, labels, root)
@@ -73,14 +73,19 @@ def read(root: Path, classes: ClassTable | None) -> Layout:
     skipped: Counter[str] = Counter()
     for path in files:
         sample = _sample(root, path, contents[path], values, images, skipped)
-        words = [read_folder_name(part) for part in path.relative_to(root).parent.parts]
-        split = next((word.split for word in reversed(words) if word and word.split), None)
-        layout.splits.setdefault(split, []).append(sample)
-    _add_notes(layout, images, skipped)
+        layout.splits.setdefault(folder_split(root, path), []).append(sample)
+    add_notes(layout, images, skipped)
     return layout
 
 
-def _load(path: Path) -> dict[str, Any]:
+def folder_split(root: Path, path: Path) -> str | None:
+    """The split that the innermost folder between `root` and a file names, or None."""
+    words = [read_folder_name(part) for part in path.relative_to(root).parent.parts]
+    return next((word.split for word in reversed(words) if word and word.split), None)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """One file without its picture. Raises InputError when it has no list of labelled shapes."""
     content = read_json(path)
     shapes = content.get("shapes") if isinstance(content, dict) else None
     if not isinstance(shapes, list) or not all(isinstance(s, dict) and isinstance(s.get("label"), str) for s in shapes):
@@ -119,12 +124,8 @@ def _sample(
     images: dict[str, Path],
     skipped: Counter[str],
 ) -> Sample:
-    image = _find_image(path, content, images)
-    size = (content.get("imageHeight"), content.get("imageWidth"))
-    if not all(isinstance(side, int) and side > 0 for side in size):
-        info = probe_image(image)
-        size = (info.height, info.width)
-    whole = (int(size[0] or 0), int(size[1] or 0))
+    image = find_image(path, content, images)
+    whole = stated_size(content, image)
     shapes = []
     for index, entry in enumerate(content["shapes"]):
         kind = entry.get("shape_type") or "polygon"
@@ -132,7 +133,7 @@ def _sample(
             skipped[str(kind)] += 1
             continue
         try:
-            shapes.append(_shape(entry, kind, values[entry["label"]], whole))
+            shapes.append(read_shape(entry, kind, values[entry["label"]], whole))
         except (TypeError, ValueError, KeyError, IndexError, UnidentifiedImageError) as error:
             raise InputError(
                 f"{path}: shape {index} ('{entry['label']}', {kind}) is damaged ({error}): draw it again in LabelMe"
@@ -141,7 +142,16 @@ def _sample(
     return Sample(name, (image,), PolygonMask(tuple(shapes), whole, path, image.name))
 
 
-def _find_image(path: Path, content: dict[str, Any], images: dict[str, Path]) -> Path:
+def stated_size(content: dict[str, Any], image: Path) -> tuple[int, int]:
+    """(H, W) from the file, or of the image where the file does not say."""
+    height, width = content.get("imageHeight"), content.get("imageWidth")
+    if all(isinstance(side, int) and side > 0 for side in (height, width)):
+        return int(height or 0), int(width or 0)
+    info = probe_image(image)
+    return info.height, info.width
+
+
+def find_image(path: Path, content: dict[str, Any], images: dict[str, Path]) -> Path:
     """imagePath beside the JSON, else an image of that name, or of the JSON's name, anywhere in the data set."""
     stated = str(content.get("imagePath") or "").replace("\\", "/")
     beside = path.parent / stated
@@ -153,7 +163,7 @@ def _find_image(path: Path, content: dict[str, Any], images: dict[str, Path]) ->
     raise InputError(f"{path}: its image '{stated}' does not exist: put the image beside the JSON file")
 
 
-def _shape(entry: dict[str, Any], kind: str, value: int, size: tuple[int, int]) -> Shape:
+def read_shape(entry: dict[str, Any], kind: str, value: int, size: tuple[int, int]) -> Shape:
     points = np.asarray(entry["points"], dtype=np.float64)
     least = 3 if kind == "polygon" else 2
     if points.ndim != 2 or points.shape[1] != 2 or len(points) < least or not np.isfinite(points).all():
@@ -181,7 +191,7 @@ def _bitmap(text: str, points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return whole
 
 
-def _add_notes(layout: Layout, images: dict[str, Path], skipped: Counter[str]) -> None:
+def add_notes(layout: Layout, images: dict[str, Path], skipped: Counter[str]) -> None:
     used = {sample.images[0].resolve() for samples in layout.splits.values() for sample in samples}
     bare = [name for name, path in images.items() if path.resolve() not in used]
     if bare:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from perpixel.data.formats.folder_words import SPLIT_WORDS
+from perpixel.data.formats.folder_words import SPLIT_WORDS, bare_name
 from perpixel.data.formats.layout import first_few
 from perpixel.data.sample import Sample
 from perpixel.errors import InputError
@@ -58,9 +58,9 @@ class NameFinder:
         if path in self.exact:
             return self.exact[path]
         last = path.rpartition("/")[2]
-        stem, dot, _ = last.rpartition(".")
+        stem = bare_name(Path(last))
         folder = path[: len(path) - len(last)]
-        tries = [path, last, *((folder + stem, stem) if dot else ())]
+        tries = [path, last, *((folder + stem, stem) if stem != last else ())]
         for name in tries:
             found = self.by_name.get(name, [])
             if len(found) == 1:

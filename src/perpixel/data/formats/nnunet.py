@@ -1,19 +1,20 @@
-"""nnU-Net's raw data, 2-D images.
+"""nnU-Net's raw data, images and volumes.
 
 dataset.json                     channel_names, labels {"background": 0, ...}, file_ending
-imagesTr/CASE_0000.png           one file per channel; an RGB PNG is one file
-labelsTr/CASE.png
+imagesTr/CASE_0000.png           or .nii.gz; one file per channel; an RGB PNG is one file
+labelsTr/CASE.png                or .nii.gz
 imagesTs/, labelsTs/             test, labels optional
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from perpixel.data.formats import dataset_json
-from perpixel.data.formats.folder_words import image_files
-from perpixel.data.formats.layout import Layout, first_few
+from perpixel.data.formats.folder_words import bare_name, image_files
+from perpixel.data.formats.layout import Layout, first_few, of_volumes
 from perpixel.data.formats.stacks import expand_stacks
 from perpixel.data.sample import FileMask, Sample
 from perpixel.errors import InputError
@@ -27,41 +28,39 @@ def detect(root: Path) -> bool:
     if not {"labels"} <= dataset_json.keys(root) or not (root / "labelsTr").is_dir():
         return False
     files = [path for path in (root / "imagesTr").glob("*") if not path.name.startswith(".")][:5]
-    return bool(files) and all(CHANNEL.fullmatch(path.name.partition(".")[0]) for path in files)
+    return bool(files) and all(CHANNEL.fullmatch(bare_name(path)) for path in files)
 
 
-def read(root: Path, classes: ClassTable | None) -> Layout:
+def read(root: Path, classes: ClassTable | None, spatial_dims: int = 2) -> Layout:
     """Read a folder DatasetXXX_Name.
 
     Raises:
-        InputError: volumes, cases without label or channels, or labels that are regions.
+        InputError: cases without label or channels, or labels that are regions.
     """
-    dataset_json.refuse_volumes(root)
     content = dataset_json.load(root)
     layout = Layout({}, classes=classes or dataset_json.read_labels(content, root / "dataset.json"))
-    named = content.get("channel_names") or content.get("modality") or {}
-    if not isinstance(named, dict):
-        raise InputError(f'{root / "dataset.json"}: channel_names is {named!r}: write {{"0": "name", ...}}')
-    channels = len(named)
-    layout.splits["train"] = _labelled(root / "imagesTr", root / "labelsTr", channels)
-    if image_files(root / "labelsTs"):
-        layout.splits["test"] = _labelled(root / "imagesTs", root / "labelsTs", channels)
+    names = dataset_json.channel_names(content, root / "dataset.json")
+    layout = replace(layout, channel_names=names)
+    layout.splits["train"] = _labelled(root / "imagesTr", root / "labelsTr", len(names), spatial_dims)
+    if image_files(root / "labelsTs", spatial_dims):
+        layout.splits["test"] = _labelled(root / "imagesTs", root / "labelsTs", len(names), spatial_dims)
     else:
-        test = _cases(root / "imagesTs", channels)
+        test = _cases(root / "imagesTs", len(names), spatial_dims)
         layout.unlabelled.extend(Sample(case, images) for case, images in test.items())
         if test:
             layout.notes.append(f"the {len(test)} images of imagesTs have no labels: kept as unlabelled")
-    return expand_stacks(layout)
+    return of_volumes(layout) if spatial_dims == 3 else expand_stacks(layout)
 
 
-def _cases(folder: Path, channels: int) -> dict[str, tuple[Path, ...]]:
+def _cases(folder: Path, channels: int, spatial_dims: int) -> dict[str, tuple[Path, ...]]:
     """Case -> its channel files in order."""
     cases: dict[str, list[Path]] = {}
-    for path in image_files(folder):
-        match = CHANNEL.fullmatch(path.stem)
+    for path in image_files(folder, spatial_dims):
+        name = bare_name(path)
+        match = CHANNEL.fullmatch(name)
         if match is None:
             raise InputError(
-                f"{path}: the name does not end in a channel number: call it {path.stem}_0000{path.suffix}"
+                f"{path}: the name does not end in a channel number: call it {name}_0000{path.name[len(name) :]}"
             )
         cases.setdefault(match["case"], []).append(path)
     # One RGB file stands for three channels, so one file is right whatever channel_names says.
@@ -74,14 +73,15 @@ def _cases(folder: Path, channels: int) -> dict[str, tuple[Path, ...]]:
     return {case: tuple(files) for case, files in cases.items()}
 
 
-def _labelled(image_folder: Path, label_folder: Path, channels: int) -> list[Sample]:
-    cases = _cases(image_folder, channels)
-    labels = {path.stem: path for path in image_files(label_folder)}
+def _labelled(image_folder: Path, label_folder: Path, channels: int, spatial_dims: int) -> list[Sample]:
+    cases = _cases(image_folder, channels, spatial_dims)
+    labels = {bare_name(path): path for path in image_files(label_folder, spatial_dims)}
     bare, widows = sorted(set(cases) - set(labels)), sorted(set(labels) - set(cases))
     if bare or widows:
+        suffix = ".nii.gz" if spatial_dims == 3 else ".png"
         what, names = ("have no label", bare) if bare else ("have no image", widows)
         raise InputError(
-            f"{label_folder}: {len(names)} cases {what} ({first_few(names)}): each CASE.png needs CASE_0000.png "
-            f"in {image_folder.name}"
+            f"{label_folder}: {len(names)} cases {what} ({first_few(names)}): each CASE{suffix} needs "
+            f"CASE_0000{suffix} in {image_folder.name}"
         )
     return [Sample(case, images, FileMask(labels[case])) for case, images in cases.items()]

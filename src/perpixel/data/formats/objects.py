@@ -23,13 +23,13 @@ LOOKED_AT = 30
 
 def detect(root: Path) -> bool:
     """Folders with images/ of one file and masks/ of several, one or two levels down."""
-    homes = _homes(root)[:LOOKED_AT]
+    homes = find_homes(root)[:LOOKED_AT]
     single = [home for home in homes if len(image_files(home / "images")) == 1]
     several = [home for home in single if len(image_files(home / "masks")) > 1]
     return bool(several) and len(single) == len(homes)
 
 
-def _homes(root: Path) -> list[Path]:
+def find_homes(root: Path) -> list[Path]:
     if not root.is_dir():
         return []
     found = {path.parent for pattern in ("*/images", "*/*/images") for path in root.glob(pattern) if path.is_dir()}
@@ -42,7 +42,7 @@ def read(root: Path, classes: ClassTable | None) -> Layout:
     Raises:
         InputError: no such folders, or images/ with more or less than one file.
     """
-    homes = _homes(root)
+    homes = find_homes(root)
     if not homes:
         raise InputError(f"{root}: no folders ID/images and ID/masks: check the path or choose another format")
     wrong = [home for home in homes if len(image_files(home / "images")) != 1]

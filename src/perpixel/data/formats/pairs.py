@@ -15,20 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perpixel.data.formats.folder_words import (
-    VOLUME_SUFFIXES,
-    is_image,
+    OTHER_VOLUME_SUFFIXES,
+    bare_name,
     is_picture_of_mask,
+    is_readable,
     read_folder_name,
     strip_image_words,
     strip_mask_words,
     walk,
 )
-from perpixel.data.formats.layout import Layout, first_few
+from perpixel.data.formats.layout import Layout, first_few, of_volumes
 from perpixel.data.formats.list_files import split_by_list_files
 from perpixel.data.formats.stacks import expand_stacks
 from perpixel.data.sample import FileMask, Sample
 from perpixel.errors import InputError
-from perpixel.images import IMAGE_SUFFIXES
+from perpixel.images import IMAGE_SUFFIXES, STACK_SUFFIXES, VOLUME_SUFFIXES
 from perpixel.labels import ClassTable
 
 
@@ -47,7 +48,7 @@ class FoundFile:
 
     @property
     def stem(self) -> str:
-        return self.path.stem
+        return bare_name(self.path)
 
 
 @dataclass(frozen=True)
@@ -67,18 +68,18 @@ def detect(root: Path) -> bool:
     return root.is_dir()
 
 
-def read(root: Path, classes: ClassTable | None) -> Layout:
+def read(root: Path, classes: ClassTable | None, spatial_dims: int = 2) -> Layout:
     """Read a folder of pairs.
 
     Raises:
-        InputError: no images, no masks, volumes, images without masks or the other way round, two masks for an image.
+        InputError: no images, no masks, images without masks or the other way round, two masks for an image.
     """
     notes: list[str] = []
-    images, masks = find_files(root)
+    images, masks = find_files(root, spatial_dims)
     pairs = match(images, masks, root)
     labelled = [pair for pair in pairs if pair.mask is not None]
     if not labelled:
-        raise InputError(_no_pairs(root, images, masks))
+        raise InputError(_no_pairs(root, images, masks, spatial_dims))
     kept, unlabelled = _sort_out(root, pairs, masks, notes)
     names = name_files([pair.image for pair in (*kept, *unlabelled)], root)
     splits: dict[str | None, list[Sample]] = {}
@@ -88,12 +89,13 @@ def read(root: Path, classes: ClassTable | None) -> Layout:
     if set(splits) == {None}:
         splits, list_notes = split_by_list_files(root, splits[None])
         notes.extend(list_notes)
-    return expand_stacks(Layout(splits, unlabelled=bare, notes=notes))
+    layout = Layout(splits, unlabelled=bare, notes=notes)
+    return of_volumes(layout) if spatial_dims == 3 else expand_stacks(layout)
 
 
-def find_files(root: Path) -> tuple[list[FoundFile], list[FoundFile]]:
+def find_files(root: Path, spatial_dims: int = 2) -> tuple[list[FoundFile], list[FoundFile]]:
     """All image files under `root` as (images, masks), by folder words, else by suffix."""
-    found = [_found(root, path) for path in walk(root) if is_image(path)]
+    found = [_found(root, path) for path in walk(root) if is_readable(path, spatial_dims)]
     masks = [file for file in found if file.role == "mask"]
     others = [file for file in found if file.role != "mask"]
     plain: dict[tuple[Path, str], set[Path]] = {}
@@ -119,8 +121,9 @@ def _found(root: Path, path: Path) -> FoundFile:
             continue
         split, role = words.split or split, words.role or role
     # ISBI's stacks carry the split as their name: train-volume.tif, train-labels.tif.
-    bare = strip_image_words(strip_mask_words(path.stem))
-    words = read_folder_name(bare) if split is None and bare != path.stem else None
+    stem = bare_name(path)
+    bare = strip_image_words(strip_mask_words(stem))
+    words = read_folder_name(bare) if split is None and bare != stem else None
     if words is not None and words.role is None:
         split = words.split
     return FoundFile(path, split, role, tuple(folders))
@@ -225,9 +228,9 @@ def _refuse_unmatched(
         )
 
 
-def _no_pairs(root: Path, images: list[FoundFile], masks: list[FoundFile]) -> str:
+def _no_pairs(root: Path, images: list[FoundFile], masks: list[FoundFile], spatial_dims: int) -> str:
     if not images and not masks:
-        return no_images(root)
+        return no_volumes(root) if spatial_dims == 3 else no_images(root)
     if not masks:
         return (
             f"{root}: {len(images)} images but no masks ({first_few(f.path.relative_to(root) for f in images)}): "
@@ -248,20 +251,24 @@ def _no_pairs(root: Path, images: list[FoundFile], masks: list[FoundFile]) -> st
 def no_images(root: Path) -> str:
     """What to say about a folder without a readable image: volumes, YOLO texts, or nothing known."""
     files = walk(root)
-    volumes = [path for path in files if path.name.lower().endswith(VOLUME_SUFFIXES)]
+    volumes = [path for path in files if path.name.lower().endswith(OTHER_VOLUME_SUFFIXES)]
     if volumes:
-        return volumes_refused(root, volumes)
+        return (
+            f"{root}: {len(volumes)} volumes of a kind that is not read ({first_few(path.name for path in volumes)}): "
+            f"convert them to .nii.gz (read are {' '.join(VOLUME_SUFFIXES)} and TIFF stacks)"
+        )
     return (
         f"{root}: no images among {len(files)} files (known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}): "
         "check the path; a data set is a folder with images/ and masks/, see the page on data sets for other layouts"
     )
 
 
-def volumes_refused(root: Path, volumes: Sequence[Path]) -> str:
-    """The message for 3-D data."""
+def no_volumes(root: Path) -> str:
+    """What to say about a folder without a volume, where volumes are asked for."""
+    known = " ".join((*VOLUME_SUFFIXES, *STACK_SUFFIXES))
     return (
-        f"{root}: {len(volumes)} volumes ({first_few(path.name for path in volumes)}): volumes come with the volume "
-        "reader and are not supported in this version yet; save their slices as PNG or TIFF images"
+        f"{root}: no volumes among {len(walk(root))} files (known suffixes: {known}): check the path, or read pictures "
+        "with spatial_dims=2"
     )
 
 
@@ -271,7 +278,7 @@ def name_files(files: Sequence[FoundFile], root: Path) -> dict[Path, str]:
     ways = (
         ["/".join((*file.folders, file.stem)) for file in files],
         ["/".join((*((file.split,) if file.split else ()), *file.folders, file.stem)) for file in files],
-        [path.with_suffix("").as_posix() for path in relative],
+        [path.with_name(bare_name(path)).as_posix() for path in relative],
         [path.as_posix() for path in relative],
     )
     names = next(way for way in ways if len(set(way)) == len(files))
