@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import perpixel
-from perpixel.apps import training
+from perpixel.apps import preparing, training
 from perpixel.data.batches import TrainingCrops
 from perpixel.errors import InputError
 from perpixel.files import read_json, write_json
@@ -104,7 +104,7 @@ def test_the_binary_loss_weighs_by_the_counts_of_the_data(tmp_path: Path, monkey
 def test_a_loss_that_does_not_suit_the_classes_is_refused_before_planning(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str, message: str
 ) -> None:
-    monkeypatch.setattr(training, "_plan", lambda *_: pytest.fail("planned first"))
+    monkeypatch.setattr(preparing, "_plan", lambda *_: pytest.fail("planned first"))
     with pytest.raises(InputError, match=message):
         perpixel.train(scenes, epochs=1, loss=loss, out=tmp_path / "run", **TINY)
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""Every entry of MODELS learns: it overfits four images to more than 0.95 mIoU."""
+"""Every entry of NETS learns: it overfits four images to more than 0.95 mIoU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from perpixel.metrics import compute_scores, confusion_matrix
-from perpixel.models import MODELS, create_model
+from perpixel.models import NETS, create_model
 
 CLASSES = 3
 GOAL = 0.95
@@ -108,7 +108,7 @@ def loss_of(output: Tensor | tuple[Tensor, ...], target: Tensor, weights: tuple[
 
 
 def test_every_model_has_a_lesson() -> None:
-    assert set(LESSONS) == set(MODELS)
+    assert set(LESSONS) == set(NETS)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from perpixel.classical import PixelForest, TextonForest
 from perpixel.models.deeplab_v1 import DeepLabV1
 from perpixel.models.deeplab_v2 import DeepLabV2
 from perpixel.models.deeplab_v3 import DeepLabV3
@@ -33,10 +34,12 @@ from perpixel.models.weights import load_weights, save_weights
 
 __all__ = [
     "FCN",
+    "FORESTS",
     "FPN",
     "GCN",
     "LRASPP",
     "MODELS",
+    "NETS",
     "DeepLabV1",
     "DeepLabV2",
     "DeepLabV3",
@@ -72,7 +75,8 @@ __all__ = [
     "unet_valid",
 ]
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
+# Trained by gradients, step by step.
+NETS: dict[str, Callable[..., nn.Module]] = {
     "fcn32s": fcn32s,
     "fcn16s": fcn16s,
     "fcn8s": fcn8s,
@@ -103,6 +107,12 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "gcn": GCN,
     "liteseg": LiteSeg,
 }
+# Grown in one go: their `grow` takes the place of steps.
+FORESTS: dict[str, Callable[..., nn.Module]] = {
+    "pixel_forest": PixelForest,
+    "texton_forest": TextonForest,
+}
+MODELS = NETS | FORESTS
 
 
 def create_model(name: str, *, in_channels: int = 3, num_classes: int = 21, **options: Any) -> nn.Module:

@@ -78,8 +78,12 @@ def describe(model: nn.Module, *, in_channels: int, size: tuple[int, int]) -> De
     shapes for the pass and the model's mode is put back, so nothing of the model changes.
 
     Raises:
-        InputError: the model does not take this size or channel count.
+        InputError: the model does not take this size or channel count, or is a forest.
     """
+    if hasattr(model, "grow"):
+        raise InputError(
+            f"{type(model).__name__} is a forest, without the stages of a net: `perpixel models` lists its options"
+        )
     stages = _stages(model)
     watch = _Watch(model, stages)
     image = torch.empty(1, in_channels, *size, device="meta")
