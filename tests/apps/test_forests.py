@@ -109,8 +109,9 @@ def test_scribbles_are_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         str(tmp_path / "run"),
     ]
     assert main([*words, "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
-    assert document["metrics"]["miou"] > 0.8
+    printed = capsys.readouterr()
+    assert "grown 20 trees in" in printed.err
+    assert json.loads(printed.out)["metrics"]["miou"] > 0.8
     assert read_json(tmp_path / "run" / "bundle" / "config.json")["classes"]["ignore_values"] == [0]
 
 

@@ -70,7 +70,7 @@ def finish_forest(
         "growth": growth,
     }
     save_bundle(folder.bundle, model=model, config=made, metrics=metrics, card=model_card(made, metrics))
-    log({"kind": "end", "step": trees, "score": scores["miou"], "seconds": _since(began)})
+    log({"kind": "end", "step": trees, "trees": trees, "score": scores["miou"], "seconds": _since(began)})
     return metrics
 
 

@@ -149,8 +149,9 @@ class ProgressPrinter:
 
     def on_end(self, event: Event) -> None:
         self._end_bar()
+        made = f"grown {event['trees']} trees" if "trees" in event else f"trained {event.get('step', '?')} steps"
         self._line(
-            f"trained {event.get('step', '?')} steps in {format_duration(event.get('seconds'))}"
+            f"{made} in {format_duration(event.get('seconds'))}"
             f", best validation mIoU {format_score(event.get('score', event.get('miou')))}"
         )
 

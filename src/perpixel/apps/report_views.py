@@ -94,9 +94,10 @@ def view_headline(parts: RunParts) -> list[dict[str, str]]:
         if best is not None:
             note = "best on the validation images; not evaluated on test images yet"
             tiles.append({"title": "validation mIoU", "value": format_score(best["miou"]), "note": note})
-    if parts.parameters is not None:
-        tiles.append({"title": "parameters", "value": format_large(parts.parameters), "note": model_name(parts)})
     timing = view_timing(parts)
+    if parts.parameters is not None:
+        title = "parameters" if timing["trees"] is None else "stored numbers"
+        tiles.append({"title": title, "value": format_large(parts.parameters), "note": model_name(parts)})
     if timing["training_s"] is not None:
         note = f"{timing['steps']:,} steps" if timing["trees"] is None else f"{timing['trees']:,} trees"
         tiles.append({"title": "training time", "value": format_duration(timing["training_s"]), "note": note})
