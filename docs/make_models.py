@@ -26,7 +26,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from perpixel.models import MODELS, create_model, option_names, spatial_dims
+from perpixel.models import NETS, create_model, option_names, spatial_dims
 from perpixel.models.card import Card, Count
 from perpixel.models.cards import CARDS
 from perpixel.models.describe import Description, describe
@@ -39,7 +39,7 @@ VOLUME = (64, 64, 64)  # depth, height and width of the described volume
 SIZES = {"unet_valid": (572, 572), "unet3d_valid": (116, 132, 132)}  # their papers'; they take few sizes
 LARGEST_FIELD, LARGE_FIELD_SIDE = 480, 384  # fields beyond are measured on images that cut them off
 COARSEST = 64  # strides beyond are those of pooled grids
-IMAGE_MODELS = [name for name, builder in MODELS.items() if spatial_dims(builder) == 2]
+IMAGE_MODELS = [name for name, builder in NETS.items() if spatial_dims(builder) == 2]
 BEGIN, END = "<!-- {}: docs/make_models.py writes what follows -->", "<!-- end of {} -->"
 
 
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def pages() -> Iterator[tuple[Path, str]]:
     """Every generated file with its text."""
-    for name in MODELS:
+    for name in NETS:
         yield page_path(name), page(name)
         yield figure_path(name), figure(name)
     yield DOCS / "models.md", with_parts((DOCS / "models.md").read_text(encoding="utf-8"))
@@ -101,7 +101,7 @@ def fields() -> dict[str, dict[str, Any]]:
 
 
 def keep_field(name: str, field: dict[str, Any]) -> None:
-    """Put one measurement beside the others, in the order of MODELS."""
+    """Put one measurement beside the others, in the order of NETS."""
     known = fields() | {name: field}
     lines = [f'  "{each}": {json.dumps(known[each])}' for each in IMAGE_MODELS if each in known]
     text = "{\n" + ",\n".join(lines) + "\n}\n"
@@ -111,7 +111,7 @@ def keep_field(name: str, field: dict[str, Any]) -> None:
 def stale() -> Iterator[Path]:
     """Pages and drawings of models that are gone."""
     for path in sorted([*(DOCS / "models").glob("*.md"), *(DOCS / "models" / "figures").glob("*.svg")]):
-        if path.stem not in MODELS:
+        if path.stem not in NETS:
             yield path
 
 
@@ -199,7 +199,7 @@ def page(name: str) -> str:
 
 def summary(name: str) -> str:
     """The first sentence of a builder's docstring."""
-    return " ".join((inspect.getdoc(MODELS[name]) or "").partition("\n\n")[0].split())
+    return " ".join((inspect.getdoc(NETS[name]) or "").partition("\n\n")[0].split())
 
 
 def _use(name: str) -> list[str]:
@@ -258,7 +258,7 @@ def _receptive_field(name: str) -> list[str]:
 
 
 def _options(name: str) -> list[str]:
-    options = option_names(MODELS[name])
+    options = option_names(NETS[name])
     if not options:
         return []
     words = option_words(name)
@@ -269,7 +269,7 @@ def _options(name: str) -> list[str]:
 
 def option_words(name: str) -> dict[str, str]:
     """What the docstring of a builder, or of the class that it returns, says about each argument."""
-    builder = MODELS[name]
+    builder = NETS[name]
     sources: list[Any] = [builder]
     if not inspect.isclass(builder):
         sources.insert(0, typing.get_type_hints(builder).get("return"))
@@ -311,7 +311,7 @@ def _listed(title: str, intro: str, lines: tuple[str, ...]) -> list[str]:
 
 
 def _end(name: str) -> str:
-    source = Path(inspect.getsourcefile(inspect.unwrap(MODELS[name])) or "").resolve()
+    source = Path(inspect.getsourcefile(inspect.unwrap(NETS[name])) or "").resolve()
     path = source.relative_to(DOCS.parent)
     return f"The code: [{path}](../../{path}). All models: [models](../models.md)."
 
@@ -329,9 +329,9 @@ def with_parts(text: str) -> str:
 
 
 def table() -> str:
-    """One line a model, in the order of MODELS."""
+    """One line a model, in the order of NETS."""
     rows = [("model", "configuration", "parameters", "paper", "multiply-adds", "stride", "sees", "measured")]
-    for name in MODELS:
+    for name in NETS:
         description = described(name)
         count = _main_count(CARDS[name])
         last = description.rows[-1].receptive_field
@@ -350,14 +350,14 @@ def table() -> str:
 
 def scores() -> str:
     """What the authors of each model report."""
-    rows = [(_link(name), "; ".join(CARDS[name].scores)) for name in MODELS if CARDS[name].scores]
+    rows = [(_link(name), "; ".join(CARDS[name].scores)) for name in NETS if CARDS[name].scores]
     return _table([("model", "published"), *rows])
 
 
 def differences() -> str:
     """What differs from the papers, once for all models that share it."""
     models_of: dict[str, list[str]] = {}
-    for name in MODELS:
+    for name in NETS:
         for line in CARDS[name].deviations:
             models_of.setdefault(line, []).append(name)
     lines_of: dict[tuple[str, ...], list[str]] = {}

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from perpixel.models import MODELS, option_names
+from perpixel.models import NETS, option_names
 from perpixel.models.cards import CARDS
 from perpixel.models.drawing_layout import lay_out
 
@@ -30,10 +30,10 @@ make_models = load()
 
 
 def test_every_model_has_a_card() -> None:
-    assert list(CARDS) and set(CARDS) == set(MODELS)
+    assert list(CARDS) and set(CARDS) == set(NETS)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETS)
 def test_page_and_drawing_are_current(name: str) -> None:
     for path, text in (
         (make_models.page_path(name), make_models.page(name)),
@@ -45,7 +45,7 @@ def test_page_and_drawing_are_current(name: str) -> None:
             pytest.fail(f"{path.relative_to(ROOT)} is not current; {REMEDY}")
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETS)
 def test_no_stage_of_a_drawing_lies_on_another(name: str) -> None:
     description = make_models.described(name)
     layout = lay_out(description.rows, description.edges, description.image, description.output)
@@ -92,10 +92,10 @@ def test_the_tables_are_current_and_nothing_is_left_over() -> None:
     assert list(make_models.stale()) == [], REMEDY
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETS)
 def test_every_option_is_explained(name: str) -> None:
     words = make_models.option_words(name)
-    missing = [option for option in option_names(MODELS[name]) if not words.get(option)]
+    missing = [option for option in option_names(NETS[name]) if not words.get(option)]
     assert not missing, f"{name}: the docstring's Args do not say what {', '.join(missing)} is"
 
 

@@ -40,6 +40,7 @@ EXPORTS = {
 # Rooms that are reachable as attributes: perpixel.metrics.confusion_matrix(...).
 ROOMS = (
     "apps",
+    "classical",
     "data",
     "encoders",
     "engine",

@@ -26,7 +26,7 @@ from perpixel.images import Normalisation, write_png
 from perpixel.inference.bundle import BundleConfig, save_bundle
 from perpixel.inference.insight import MAX_WORKING_SIDE
 from perpixel.labels import ClassInfo, ClassTable
-from perpixel.models import MODELS, create_model, spatial_dims
+from perpixel.models import NETS, create_model, spatial_dims
 
 NAMES = ("sky", "road", "car", "tree & bush")
 SMALL_FCN = {"width": 4, "fc_channels": 8}
@@ -44,7 +44,7 @@ def contract_cases() -> ModuleType:
 
 
 CASES = contract_cases().CASES
-IMAGE_MODELS = [name for name, builder in MODELS.items() if spatial_dims(builder) == 2]
+IMAGE_MODELS = [name for name, builder in NETS.items() if spatial_dims(builder) == 2]
 FIRST = {name: next(case for case in CASES.values() if case.name == name) for name in IMAGE_MODELS}
 ALL = {**FIRST, **{name: case for name, case in CASES.items() if "supervision" in name or "all outputs" in name}}
 

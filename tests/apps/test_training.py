@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import perpixel
-from perpixel.apps import training
+from perpixel.apps import preparing, training
 from perpixel.data.batches import TrainingCrops
 from perpixel.errors import InputError
 from perpixel.files import read_json, write_json
@@ -105,7 +105,7 @@ def test_the_binary_loss_weighs_by_the_counts_of_the_data(tmp_path: Path, monkey
 def test_a_loss_that_does_not_suit_the_classes_is_refused_before_planning(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str, message: str
 ) -> None:
-    monkeypatch.setattr(training, "_plan", lambda *_: pytest.fail("planned first"))
+    monkeypatch.setattr(preparing, "_plan", lambda *_: pytest.fail("planned first"))
     with pytest.raises(InputError, match=message):
         perpixel.train(scenes, epochs=1, loss=loss, out=tmp_path / "run", **TINY)
     assert not (tmp_path / "run").exists()
@@ -119,13 +119,13 @@ def test_sampling_out_of_range_is_refused(scenes: Path, tmp_path: Path, name: st
 
 def test_models_of_volumes_and_images_are_told_apart() -> None:
     images, volumes = (SimpleNamespace(root=Path("data"), spatial_dims=dims) for dims in (2, 3))
-    training.refuse_other_dims("auto", volumes)  # type: ignore[arg-type]
-    training.refuse_other_dims("unet", images)  # type: ignore[arg-type]
-    training.refuse_other_dims("vnet", volumes)  # type: ignore[arg-type]
+    preparing.refuse_other_dims("auto", volumes)  # type: ignore[arg-type]
+    preparing.refuse_other_dims("unet", images)  # type: ignore[arg-type]
+    preparing.refuse_other_dims("vnet", volumes)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"model 'vnet' takes volumes, but data holds images: .* unet, unet_valid"):
-        training.refuse_other_dims("vnet", images)  # type: ignore[arg-type]
+        preparing.refuse_other_dims("vnet", images)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"model 'unet' takes images, but data holds volumes: .* vnet, .*unet3d"):
-        training.refuse_other_dims("unet", volumes)  # type: ignore[arg-type]
+        preparing.refuse_other_dims("unet", volumes)  # type: ignore[arg-type]
 
 
 def test_training_a_model_of_volumes_on_images_is_refused(tmp_path: Path) -> None:

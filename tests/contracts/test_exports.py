@@ -1,4 +1,4 @@
-"""Every entry of MODELS leaves torch: ONNX Runtime gives its numbers at two odd sizes; some are compiled as well."""
+"""Every entry of NETS leaves torch: ONNX Runtime gives its numbers at two odd sizes; some are compiled as well."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every entry of MODELS on a GPU: forward and backward under bf16 autocast, and the CPU's logits in fp32."""
+"""Every entry of NETS on a GPU: forward and backward under bf16 autocast, and the CPU's logits in fp32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every entry of MODELS learns: it overfits four images, or volumes, to more than 0.95 mIoU."""
+"""Every entry of NETS learns: it overfits four images, or volumes, to more than 0.95 mIoU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from perpixel.metrics import compute_scores, confusion_matrix
-from perpixel.models import MODELS, create_model, spatial_dims
+from perpixel.models import NETS, create_model, spatial_dims
 
 CLASSES = 3
 VOLUME_SIDE = 16
@@ -76,7 +76,7 @@ QUICK = ("unet",)
 
 def four_samples(name: str, side: int) -> tuple[Tensor, Tensor]:
     """What the model learns: images, or volumes."""
-    return four_images(side) if spatial_dims(MODELS[name]) == 2 else four_volumes(side)
+    return four_images(side) if spatial_dims(NETS[name]) == 2 else four_volumes(side)
 
 
 def four_volumes(side: int) -> tuple[Tensor, Tensor]:
@@ -139,7 +139,7 @@ def loss_of(output: Tensor | tuple[Tensor, ...], target: Tensor, weights: tuple[
 
 
 def test_every_model_has_a_lesson() -> None:
-    assert set(LESSONS) == set(MODELS)
+    assert set(LESSONS) == set(NETS)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What every entry of MODELS promises: sizes, gradients, modes, files, precision, names, repeatability.
+"""What every entry of NETS promises: sizes, gradients, modes, files, precision, names, repeatability.
 
 A new model adds one line to CASES (options that make it small, sizes that it takes) and one to state_names.json.
 """
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from perpixel.errors import InputError
-from perpixel.models import MODELS, create_model, load_weights, save_weights, spatial_dims
+from perpixel.models import NETS, create_model, load_weights, save_weights, spatial_dims
 from perpixel.models.describe import describe
 
 STATE_NAMES = Path(__file__).with_name("state_names.json")
@@ -208,9 +208,9 @@ def wake(model: nn.Module) -> nn.Module:
 
 
 def test_every_model_has_a_case():
-    assert {case.name for case in CASES.values()} == set(MODELS)
+    assert {case.name for case in CASES.values()} == set(NETS)
     for case in CASES.values():
-        assert case.is_volume == (spatial_dims(MODELS[case.name]) == 3)
+        assert case.is_volume == (spatial_dims(NETS[case.name]) == 3)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -301,7 +301,7 @@ def state_hash(name: str) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETS)
 def test_names_and_shapes_of_saved_tensors_are_stable(name: str):
     stored = json.loads(STATE_NAMES.read_text())
     assert name in stored, f"add to {STATE_NAMES.name}: {name!r}: {state_hash(name)!r}"

@@ -20,7 +20,7 @@ from perpixel.inference.predictor import Predictor
 from perpixel.inference.sampling import dropout_layers, mean_of_passes
 from perpixel.inference.sliding import sliding_window
 from perpixel.labels import ClassInfo, ClassTable
-from perpixel.models import MODELS, create_model
+from perpixel.models import NETS, create_model
 
 CLASSES = ClassTable((ClassInfo("dark", (0, 0, 0), (0,)), ClassInfo("bright", (250, 10, 20), (1,))))
 CONFIG = BundleConfig(
@@ -195,7 +195,7 @@ def test_samples_without_dropout_are_refused(tmp_path: Path):
 def test_models_with_dropout_are_known(name: str, count: int):
     """One layer that is used six times in SegNet; one for each convolution but seven in FC-DenseNet56."""
     with torch.device("meta"):
-        assert len(dropout_layers(MODELS[name]())) == count
+        assert len(dropout_layers(NETS[name]())) == count
 
 
 def test_maps_are_written_beside_the_label_maps(tmp_path: Path):

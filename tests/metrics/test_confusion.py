@@ -145,8 +145,8 @@ def test_it_compiles_where_nothing_can_be_cached(failure: str, monkeypatch: pyte
         if failure.startswith("no folder"):
             raise RuntimeError("cannot cache function: no locator available")
 
-        def broken(pred: object, target: object, classes: int, ignored: int, counts: np.ndarray) -> int:
-            counts[:] = 99
+        def broken(*arguments: object) -> int:
+            arguments[-1][:] = 99  # type: ignore[index]
             raise PermissionError("read-only")
 
         return lambda function: broken
@@ -184,3 +184,42 @@ def test_several_processes_count_the_same(way: str) -> None:
     with multiprocessing.get_context(way).Pool(2) as pool:
         tables = pool.map(count_part, list(zip(pred, target)))
     assert (np.sum(tables, axis=0) == whole).all()
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 255, 256, 300])
+@pytest.mark.parametrize("ignore_index", [None, 0, 254, 255, -1, -(2**40)])
+def test_every_value_of_a_byte(backend: str, num_classes: int, ignore_index: int | None) -> None:
+    values = np.arange(256, dtype=np.uint8)
+    inside = (values < num_classes) | (values == ignore_index)
+    counts = confusion_matrix(
+        np.zeros_like(values[inside]), values[inside], num_classes=num_classes, ignore_index=ignore_index
+    )
+    expected = np.zeros((num_classes, num_classes), int)
+    expected[: min(num_classes, 256), 0] = 1
+    if ignore_index is not None and 0 <= ignore_index < num_classes:
+        expected[ignore_index] = 0
+    assert (counts == expected).all()
+    if not inside.all():
+        first = values[~inside][0]
+        with pytest.raises(InputError, match=f"target holds {first},"):
+            confusion_matrix(np.zeros_like(values), values, num_classes=num_classes, ignore_index=ignore_index)
+
+
+def test_the_compiled_loop_needs_no_second_look_where_all_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba")
+    monkeypatch.setattr(confusion, "_count_numpy", lambda *arguments: pytest.fail("counted twice"))
+    for num_classes in (2, 255, 256):
+        values = np.array([0, 1, 1, 7], np.uint8)
+        assert confusion_matrix([0, 1, 1, 0], values, num_classes=num_classes, ignore_index=7).sum() == 3
+        assert confusion_matrix(values[:3], values[:3], num_classes=num_classes).sum() == 3
+
+
+@pytest.mark.parametrize("value", [-1, -(2**63), 2**32, 2**32 + 1, 2**63 - 1])
+def test_numbers_that_a_narrow_type_would_take_for_a_class(backend: str, value: int) -> None:
+    target = np.array([0, 1, value, 1])
+    with pytest.raises(InputError, match=f"target holds {value},"):
+        confusion_matrix([0, 1, 1, 0], target, num_classes=2)
+    assert confusion_matrix([0, 1, 1, 0], target, num_classes=2, ignore_index=value).tolist() == [[1, 0], [1, 1]]
+    with pytest.raises(InputError, match=f"pred holds {value},"):
+        confusion_matrix(target, [0, 1, 1, 0], num_classes=2)
+    assert confusion_matrix(target, [0, 1, 255, 0], num_classes=2, ignore_index=255).tolist() == [[1, 1], [0, 1]]

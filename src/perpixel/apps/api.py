@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from perpixel.apps.config import make_config, parse_duration
-from perpixel.apps.training import Run, extend_run, finish_run, prepare_run, refuse_volumes, train_run
+from perpixel.apps.preparing import prepare_run, refuse_volumes
+from perpixel.apps.training import Run, extend_run, finish_run, train_run
 from perpixel.data import CheckResult, Dataset, check_dataset, open_dataset, open_images, overlay_sheet
 from perpixel.engine.calibrate import TemperatureResult, calibrate_bundle
 from perpixel.engine.evaluate import evaluate_split

@@ -213,7 +213,7 @@ def _differences(before: Settings, now: Settings) -> Iterator[tuple[str, Any, An
 
 def _prepare_data(folder: Path, settings: Settings, on_event: OnEvent) -> Dataset:
     """Open the data, check them once for all models, and write down what was found. check.json comes last."""
-    from perpixel.apps.training import check_data, open_data
+    from perpixel.apps.preparing import check_data, open_data
     from perpixel.data import save_classes, save_splits
 
     if (folder / "check.json").is_file():

@@ -135,8 +135,9 @@ def _tiles(done: Sequence[Row], rows: Sequence[Row]) -> list[dict[str, str]]:
         quick = min(timed, key=lambda row: row["ms"])
         note = f"{format_rate(quick['ms'])} ms an image, mIoU {format_score(quick['miou'])}"
         tiles.append({"title": "fastest", "value": quick["label"], "note": note})
-    if done:
-        small = min(done, key=lambda row: row["parameters"])
+    counted = [row for row in done if row["parameters"]]
+    if counted:
+        small = min(counted, key=lambda row: row["parameters"])
         note = f"{format_large(small['parameters'])} parameters, mIoU {format_score(small['miou'])}"
         tiles.append({"title": "smallest", "value": small["label"], "note": note})
     failed = sum(row["state"] == "failed" for row in rows)

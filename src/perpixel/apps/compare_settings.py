@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from perpixel.apps.config import TrainConfig, make_config
+from perpixel.apps.config import FOREST_SETTINGS, TrainConfig, make_config
 from perpixel.apps.json_output import to_document
 from perpixel.errors import InputError, did_you_mean
 from perpixel.files import read_json
@@ -106,7 +106,7 @@ def make_settings(
     Raises:
         InputError: unknown models, labels, options or settings, and values out of range.
     """
-    from perpixel.apps.training import check_names
+    from perpixel.apps.preparing import check_names
 
     reading = {name: training.pop(name) for name in READING if name in training}
     for name in ("classes", "splits"):
@@ -165,13 +165,16 @@ def entries_of(settings: Settings) -> tuple[Entry, ...]:
 
 def entry_config(settings: Settings, entry: Entry, folder: Path | None = None) -> TrainConfig:
     """The settings of one model's run; with `folder` its splits and classes are those of the comparison."""
+    from perpixel.models import FORESTS
+
     reading = dict(settings["reading"])
     if folder is not None:
         reading.pop("ignore_values", None)  # they are part of the class table by now
         reading |= {"classes": str(folder / "classes.json"), "splits": str(folder / "splits.json")}
-    return make_config(
-        data=settings["data"], model=entry.model, options=entry.options, **reading, **settings["training"]
-    )
+    training = settings["training"]
+    if entry.model in FORESTS:  # the others are about the steps of the nets beside it
+        training = {name: value for name, value in training.items() if name in FOREST_SETTINGS}
+    return make_config(data=settings["data"], model=entry.model, options=entry.options, **reading, **training)
 
 
 def result_of(folder: Path, label: str) -> dict[str, Any]:

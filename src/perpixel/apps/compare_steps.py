@@ -68,12 +68,9 @@ def _facts(run: RunFolder, split: str) -> dict[str, Any]:
     shown = ("scale", "crop", "batch_size", "learning_rate", "optimizer", "loss", "precision")
     return {
         "options": {name: value for name, value in plan["options"].items() if name != "weights" or value},
-        "plan": {name: plan[name] for name in shown},
+        "plan": {name: plan[name] for name in shown if name in plan},
         **_describe(run),
-        "steps": metrics["steps"],
-        "best_step": metrics["step"],
-        "images_seen": metrics["steps"] * plan["batch_size"] * config["devices"],
-        "training_s": round(metrics["seconds"] + run.read("plan.json")["spent_s"], 1),
+        **_length(run, plan, config, metrics),
         "curve": [[event["elapsed_s"], event["step"], event["miou"]] for event in validations],
         "num_images": scores["num_images"],
         "scores": scores["scores"],
@@ -83,14 +80,30 @@ def _facts(run: RunFolder, split: str) -> dict[str, Any]:
     }
 
 
+def _length(run: RunFolder, plan: Plan, config: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
+    """How long it learnt, in steps (a forest has none), images and seconds."""
+    if "trees" in metrics:
+        seen = run.read("fingerprint.json")["num_images"]["train"]
+        return {"steps": None, "best_step": None, "images_seen": seen, "training_s": metrics["seconds"]}
+    return {
+        "steps": metrics["steps"],
+        "best_step": metrics["step"],
+        "images_seen": metrics["steps"] * plan["batch_size"] * config["devices"],
+        "training_s": round(metrics["seconds"] + run.read("plan.json")["spent_s"], 1),
+    }
+
+
 def _describe(run: RunFolder) -> dict[str, Any]:
     """Parameters, and the multiply-adds of a pass over the median image at the working scale."""
     from perpixel.inference import load_bundle
+    from perpixel.models import FORESTS
     from perpixel.models.describe import describe
 
     model, config = load_bundle(run.bundle)
     sides = run.read("fingerprint.json")["sizes"]["median"]
     height, width = (max(1, round(side * config.scale)) for side in sides)
+    if config.model in FORESTS:  # what it holds is counted in nodes, and what it does in comparisons
+        return {"parameters": None, "multiply_adds": None, "working_size": [height, width]}
     margin = getattr(model, "margin", 0)
     size = model.fit_size((height + 2 * margin, width + 2 * margin)) if margin else (height, width)  # type: ignore[operator]
     try:

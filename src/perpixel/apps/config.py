@@ -109,6 +109,27 @@ class TrainConfig(BaseModel):
         return chosen
 
 
+# Settings that mean something to a forest. The others are about the steps of a net.
+FOREST_SETTINGS = frozenset(
+    ("data", "model", "budget_s", "seed", "options", "scale", "device", "num_workers", "checkpoint_every_s", "format",
+     "classes", "splits", "group", "ignore_values", "snap", "threads")
+)  # fmt: skip
+
+
+def refuse_net_settings(config: TrainConfig) -> None:
+    """Refuse settings that a forest cannot follow.
+
+    Raises:
+        InputError: one that is about the steps of a net was given.
+    """
+    for name, field in TrainConfig.model_fields.items():
+        value = getattr(config, name)
+        if name not in FOREST_SETTINGS and value != field.get_default(call_default_factory=True):
+            if name == "precision" and value == "fp32":
+                continue
+            raise InputError(f"{name} {value}: a {config.model} is grown, not trained in steps: leave it out")
+
+
 def make_config(**values: Any) -> TrainConfig:
     """A checked TrainConfig.
 

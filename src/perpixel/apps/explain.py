@@ -23,6 +23,7 @@ from perpixel.inference.bundle import find_bundle
 from perpixel.inference.insight import choose_view, look
 from perpixel.inference.predictor import load
 from perpixel.inference.sampling import check_samples, dropout_layers
+from perpixel.models import FORESTS
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -71,6 +72,11 @@ def explain(
     target = _page_path(Path(out))
     folder = find_bundle(bundle)
     predictor = load(folder, device=find_hardware(device or "auto").accelerator)
+    if predictor.config.model in FORESTS:
+        raise InputError(
+            f"{folder}: a {predictor.config.model} has no maps of stages to look into: perpixel predict --uncertainty "
+            "shows where it doubts"
+        )
     array = predictor.as_image(image)
     names = class_names(predictor)
     wanted = _class_indices(classes, names)

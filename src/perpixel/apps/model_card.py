@@ -21,7 +21,7 @@ Labels every pixel of an image with one of {num_classes} classes: {classes}.
 | architecture | {model} {options} |
 | input | {channels} channel(s), any size; working scale {scale:g} |
 | trained on | {train_images} images, data fingerprint {digest} |
-| trained for | {steps} steps, {seconds:.0f} s, seed {seed}{start} |
+| trained for | {length}, {seconds:.0f} s, seed {seed}{start} |
 | validation ({images} images) | mIoU {miou}, pixel accuracy {accuracy}, mean Dice {dice} |
 | versions | {versions} |
 
@@ -54,7 +54,7 @@ def model_card(config: BundleConfig, metrics: dict[str, Any]) -> str:
         scale=config.scale,
         train_images=config.data["num_images"].get("train", 0),
         digest=config.data["digest"][:12],
-        steps=metrics["steps"],
+        length=f"{metrics['trees']} trees" if "trees" in metrics else f"{metrics['steps']} steps",
         seconds=metrics["seconds"],
         seed=config.training["seed"],
         start=_start(config.training.get("start_from")),

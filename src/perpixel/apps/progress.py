@@ -126,8 +126,9 @@ class ProgressPrinter:
         if self.live_miou is not None:
             self.best_miou = max(self.live_miou, self.best_miou if self.best_miou is not None else self.live_miou)
         best = "  best so far" if event.get("is_best") else ""
+        at = f" at step {event['step']}" if self.total_steps else ""
         self._line(
-            f"validation at step {event.get('step', '?')}: mIoU {format_score(miou)}"
+            f"validation{at}: mIoU {format_score(miou)}"
             f"  pixel accuracy {format_score(event.get('pixel_accuracy'))}"
             f"  ({format_duration(event.get('seconds'))}){best}",
             style="green" if best else "",
@@ -148,8 +149,9 @@ class ProgressPrinter:
 
     def on_end(self, event: Event) -> None:
         self._end_bar()
+        made = f"grown {event['trees']} trees" if "trees" in event else f"trained {event.get('step', '?')} steps"
         self._line(
-            f"trained {event.get('step', '?')} steps in {format_duration(event.get('seconds'))}"
+            f"{made} in {format_duration(event.get('seconds'))}"
             f", best validation mIoU {format_score(event.get('score', event.get('miou')))}"
         )
 

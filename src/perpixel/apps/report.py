@@ -62,6 +62,7 @@ def context(parts: RunParts) -> dict[str, Any]:
         "cases": views.view_cases(parts.scores_folder, scores) if scores else [],
         "pictures": views.PICTURES,
         "curves": draw_curves(parts.log),
+        "growth": views.view_growth(parts),
         "best": views.best_validation(parts.log),
         "stops": [event for event in parts.log if event.get("kind") in ("stop", "replan")],
         "data": views.view_data(parts),

@@ -55,6 +55,8 @@ def draw_curves(log: Sequence[dict[str, Any]]) -> list[Curve]:
     """Loss, validation mIoU with the best marked, and learning rate over steps; a panel without numbers is left out."""
     steps = [event for event in log if event.get("kind") == "step" and is_number(event.get("step"))]
     validations = [event for event in log if event.get("kind") == "validation" and is_number(event.get("step"))]
+    if not steps and len(validations) < 2:  # a forest: one point is no curve
+        return []
     last = max((event["step"] for event in (*steps, *validations)), default=0)
     curves = []
     loss = _series(steps, "loss")

@@ -17,6 +17,7 @@ from perpixel.apps.wording import (
     format_large,
     format_rate,
     format_score,
+    format_setting,
     format_way,
     is_number,
 )
@@ -93,11 +94,12 @@ def view_headline(parts: RunParts) -> list[dict[str, str]]:
         if best is not None:
             note = "best on the validation images; not evaluated on test images yet"
             tiles.append({"title": "validation mIoU", "value": format_score(best["miou"]), "note": note})
-    if parts.parameters is not None:
-        tiles.append({"title": "parameters", "value": format_large(parts.parameters), "note": model_name(parts)})
     timing = view_timing(parts)
+    if parts.parameters is not None:
+        title = "parameters" if timing["trees"] is None else "stored numbers"
+        tiles.append({"title": title, "value": format_large(parts.parameters), "note": model_name(parts)})
     if timing["training_s"] is not None:
-        note = f"{timing['steps']:,} steps"
+        note = f"{timing['steps']:,} steps" if timing["trees"] is None else f"{timing['trees']:,} trees"
         tiles.append({"title": "training time", "value": format_duration(timing["training_s"]), "note": note})
     if timing["evaluation_rate"] is not None:
         note = f"{format_rate(timing['evaluation_megapixels'])} megapixels/s"
@@ -301,7 +303,9 @@ def view_timing(parts: RunParts) -> dict[str, Any]:
     data_s = [event["data_s"] for event in steps if is_number(event.get("data_s"))]
     rates = [event["images_per_s"] for event in steps if is_number(event.get("images_per_s"))]
     timing = (parts.scores or {}).get("timing") or {}
+    grown = next((event for event in parts.log if event.get("kind") == "grown"), {})
     return {
+        "trees": grown.get("trees"),
         "training_s": max(elapsed, default=None),
         "steps": max((event["step"] for event in steps if is_number(event.get("step"))), default=0),
         "step_s": statistics.median(step_s) if step_s else None,
@@ -315,6 +319,20 @@ def view_timing(parts: RunParts) -> dict[str, Any]:
         "evaluation_megapixels": timing.get("megapixels_per_s"),
         "resumed": sum(event.get("kind") == "resume" for event in parts.log),
     }
+
+
+def view_growth(parts: RunParts) -> list[tuple[str, str]]:
+    """What a forest said of its growth, as pairs of words; empty for nets."""
+    grown = next((event for event in parts.log if event.get("kind") == "grown"), {})
+    facts = {name: value for name, value in grown.items() if name not in ("kind", "elapsed_s") and value is not None}
+    rows = []
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            text = ", ".join(f"{key} {format_setting(each)}" for key, each in value.items())
+        else:
+            text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else format_setting(value)
+        rows.append((name.replace("_", " "), text))
+    return rows
 
 
 def view_usage(run: Path) -> dict[str, str]:

@@ -294,7 +294,10 @@ def show_crf(console: Console, result: Mapping[str, Any]) -> None:
 def show_training(console: Console, metrics: Mapping[str, Any]) -> None:
     """The best validation of a finished training, the content of a bundle's metrics.json."""
     table = _facts()
-    table.add_row("validation", f"best of the run, after step {metrics['step']:,} of {metrics['steps']:,}")
+    if "trees" in metrics:
+        table.add_row("validation", f"{format_count(metrics['images'])} images, by {metrics['trees']:,} trees")
+    else:
+        table.add_row("validation", f"best of the run, after step {metrics['step']:,} of {metrics['steps']:,}")
     for key, title in SCORE_TITLES.items():
         if key in metrics:
             table.add_row(title, Text(format_score(metrics[key]), style="bold green" if key == "miou" else ""))

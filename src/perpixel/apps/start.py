@@ -17,7 +17,7 @@ from perpixel.engine.run_folder import RunFolder
 from perpixel.errors import InputError
 from perpixel.inference.bundle import BundleConfig, find_bundle, load_bundle, read_bundle_config
 from perpixel.labels import ClassTable
-from perpixel.models import MODELS, create_model, load_weights, option_names, save_weights
+from perpixel.models import FORESTS, MODELS, create_model, load_weights, option_names, save_weights
 from perpixel.planning import Plan, is_free
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -61,7 +61,13 @@ def open_start(config: TrainConfig) -> Start | None:
             f"start_from '{config.start_from}' and weights={config.options['weights']!r} were both given: keep one"
         )
     folder = find_bundle(config.start_from).resolve()
-    return Start(folder, read_bundle_config(folder), config.start_from_partial)
+    found = read_bundle_config(folder)
+    if found.model in FORESTS:
+        raise InputError(
+            f"start_from '{config.start_from}': its model is a {found.model}, which has no weights to start from: "
+            "give the run of a net"
+        )
+    return Start(folder, found, config.start_from_partial)
 
 
 def with_start(config: TrainConfig, start: Start) -> TrainConfig:

@@ -1,10 +1,8 @@
-"""What `train` and `resume` do, from the data set to the bundle: check, plan, fit, hand over."""
+"""What `train` and `resume` do once all is prepared: write the run down, fit, hand over the bundle."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,60 +15,48 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from perpixel.apps.config import TrainConfig, make_config, parse_duration
+from perpixel.apps.bundling import bundle_config as make_bundle_config
+from perpixel.apps.config import TrainConfig, make_config, parse_duration, refuse_net_settings
+from perpixel.apps.forests import finish_forest
 from perpixel.apps.model_card import model_card
+from perpixel.apps.preparing import Prepared, choose_precision, prepare_run
 from perpixel.apps.start import (
-    Start,
-    adapt_plan,
-    compare_data,
-    open_start,
     read_start,
     start_record,
-    with_start,
     write_start,
 )
 from perpixel.data import (
     CheckResult,
     Dataset,
-    check_dataset,
     open_dataset,
     overlay_sheet,
-    refuse,
     repeat_factors,
     save_classes,
     save_splits,
 )
 from perpixel.data.batches import TrainingCrops
 from perpixel.engine.fit import Fit, Recipe
-from perpixel.engine.hardware import Hardware, find_hardware, keep_freed_memory
+from perpixel.engine.hardware import find_hardware, keep_freed_memory
 from perpixel.engine.run_folder import RunFolder, new_run_path
-from perpixel.engine.schedules import SCHEDULES, Leg, Legs
-from perpixel.engine.semantic import SemanticTask, spread
+from perpixel.engine.schedules import Leg, Legs
+from perpixel.engine.semantic import SemanticTask
 from perpixel.engine.tensorboard import tensorboard_sink
-from perpixel.errors import InputError, did_you_mean
+from perpixel.errors import InputError
 from perpixel.files import read_json
 from perpixel.images import Normalisation
 from perpixel.inference import MIRRORS
 from perpixel.inference.bundle import BundleConfig, save_bundle
-from perpixel.losses import class_weights, create_loss
-from perpixel.models import MODELS, create_model, spatial_dims
+from perpixel.losses import create_loss
+from perpixel.models import FORESTS, create_model
 from perpixel.planning import (
     COARSE_PROGRESS,
     COARSE_SHARE,
-    Machine,
     Plan,
     class_chances,
-    has_normalisation,
-    label_facts,
-    make_plan,
-    seconds_per_megapixel,
-    training_bytes,
 )
 
 OnEvent = Callable[[dict[str, Any]], None]
 
-# Training images that are looked at for an upright, for what smaller scales cost and for an offset of their labels.
-FACT_IMAGES = 24
 # Pixels between label maps and images above which predictions for mirror images are not averaged.
 MAX_MIRROR_OFFSET = 0.25
 # Share of the memory that decoded training images may take.
@@ -86,169 +72,6 @@ class Run:
     bundle: Path
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """What is known before the first step; `config` holds what `start` decides as well."""
-
-    config: TrainConfig
-    start: Start | None
-    dataset: Dataset
-    check: CheckResult
-    plan: Plan
-    machine: Machine
-
-
-def prepare_run(config: TrainConfig, *, on_event: OnEvent, known: CheckResult | None = None) -> Prepared:
-    """Open and check the data, refuse it where it is broken, and plan.
-
-    Args:
-        known: the outcome of an earlier check of the same data, which is then not done again.
-    Raises:
-        InputError: errors in the data, unknown names, impossible settings.
-    """
-    start, given = open_start(config), config
-    if start is not None:
-        config = with_start(config, start)
-    check_names(config)
-    torch.set_num_threads(config.threads or torch.get_num_threads())
-    hardware = find_hardware(config.device)
-    machine = Machine(
-        hardware.accelerator, hardware.name, hardware.has_bf16, config.devices, memory_bytes=hardware.memory_bytes
-    )
-    if config.precision == "bf16" and not hardware.has_bf16:
-        on_event({"kind": "phase", "text": f"Note: {hardware.name} has no native bf16; it will be slow"})
-    dataset = open_data(config)
-    refuse_volumes(dataset)
-    refuse_other_dims(config.model, dataset)
-    result = known or check_data(dataset, on_event=on_event)
-    _try_loss(config, dataset)
-    if start is not None:
-        compare_data(start, channels=result.fingerprint.channels, classes=dataset.classes, on_event=on_event)
-    on_event({"kind": "phase", "text": "Planning: timing nets on this machine"})
-    plan = _plan(config, dataset, result, machine)
-    if start is not None:
-        plan = adapt_plan(plan, given, start)
-    return Prepared(config, start, dataset, result, plan, machine)
-
-
-def open_data(config: TrainConfig) -> Dataset:
-    """The data set, read as the settings say."""
-    return open_dataset(
-        config.data,
-        format=config.format,
-        classes=config.classes,
-        splits=config.splits,
-        group=config.group,
-        ignore_values=config.ignore_values,
-        snap=config.snap,
-        seed=config.seed,
-    )
-
-
-def refuse_volumes(dataset: Dataset) -> None:
-    """Stop before anything slow is done with data that nothing here can train on or score yet."""
-    if dataset.spatial_dims == 3:
-        raise InputError(
-            f"{dataset.root}: holds volumes, which this version checks but does not train on or score yet: save their "
-            "slices as PNG or TIFF images, or wait"
-        )
-
-
-def refuse_other_dims(model: str, dataset: Dataset) -> None:
-    """Refuse a model of volumes for images, and the other way round."""
-    if model == "auto" or (dims := spatial_dims(MODELS[model])) == dataset.spatial_dims:
-        return
-    takes, holds = ("volumes", "images") if dims == 3 else ("images", "volumes")
-    fitting = [name for name, each in MODELS.items() if spatial_dims(each) == dataset.spatial_dims]
-    raise InputError(
-        f"model '{model}' takes {takes}, but {dataset.root} holds {holds}: choose one for {holds}: {', '.join(fitting)}"
-    )
-
-
-def check_data(dataset: Dataset, *, on_event: OnEvent) -> CheckResult:
-    """Read every file once.
-
-    Raises:
-        InputError: errors in the data, or nothing to train or to validate on.
-    """
-    on_event({"kind": "phase", "text": "Checking the data"})
-
-    def tell(done: int, total: int, name: str) -> None:
-        on_event({"kind": "progress", "done": done, "total": total, "text": f"check {name}"})
-
-    result = check_dataset(dataset, on_progress=tell)
-    refuse(result)
-    dataset.split("train")
-    dataset.split("val")
-    return result
-
-
-def check_names(config: TrainConfig) -> None:
-    """Refuse unknown names before anything slow is done."""
-    if config.schedule is not None and config.schedule not in SCHEDULES:
-        raise InputError(f"unknown schedule '{config.schedule}'{did_you_mean(config.schedule, SCHEDULES)}")
-    if config.optimizer not in (None, "adamw", "sgd"):
-        raise InputError(f"unknown optimizer '{config.optimizer}'{did_you_mean(config.optimizer, ['adamw', 'sgd'])}")
-    if config.loss is not None:
-        create_loss(config.loss)  # whether it suits the classes shows once they are known: `_try_loss`
-    if config.class_weights is not None:
-        class_weights(config.class_weights, [1, 1], [1, 1])
-    if config.model != "auto":
-        with torch.device("meta"):
-            create_model(
-                config.model, **{**config.options, "weights": None} if "weights" in config.options else config.options
-            )
-
-
-def _try_loss(config: TrainConfig, dataset: Dataset) -> None:
-    """Refuse a loss that cannot take this number of classes before anything slow is done."""
-    if config.loss in (None, "ce"):
-        return  # they suit any number
-    num_classes = dataset.classes.num_classes
-    loss = create_loss(config.loss, class_pixels=[1] * num_classes)
-    loss(torch.zeros(1, num_classes, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64))
-
-
-def _plan(config: TrainConfig, dataset: Dataset, check: CheckResult, machine: Machine) -> Plan:
-    samples = spread(dataset.split("train"), FACT_IMAGES)
-    facts = label_facts((dataset.load(sample) for sample in samples), dataset.classes)
-
-    def measure(model: str, options: dict[str, Any], side: int, hopeless: float) -> float:
-        return seconds_per_megapixel(
-            model,
-            options,
-            in_channels=check.fingerprint.channels,
-            num_classes=dataset.classes.num_classes,
-            device=machine.accelerator,
-            precision=choose_precision(config, find_hardware(config.device)),
-            side=side,
-            hopeless=hopeless,
-        )
-
-    def memory(model: str, options: dict[str, Any], size: tuple[int, int], batch_size: int) -> float:
-        return training_bytes(
-            model,
-            options,
-            in_channels=check.fingerprint.channels,
-            num_classes=dataset.classes.num_classes,
-            size=size,
-            batch_size=batch_size,
-            precision=choose_precision(config, find_hardware(config.device)),
-        )
-
-    return make_plan(
-        check.fingerprint,
-        facts,
-        machine=machine,
-        given=config.given(),
-        budget_s=config.budget_s,
-        epochs=config.epochs,
-        measure=measure,
-        is_normalised=has_normalisation,
-        memory=memory,
-    )
-
-
 def train_run(
     config: TrainConfig,
     *,
@@ -262,6 +85,8 @@ def train_run(
     Args:
         known: the outcome of an earlier check of the same data.
     """
+    if config.model in FORESTS:  # before several processes are started for it
+        refuse_net_settings(config)
     fabric = launch(config, choose_precision(config, find_hardware(config.device)))
     path, refusal, dataset = Path(), None, None
     if fabric.is_global_zero:
@@ -284,13 +109,6 @@ def train_run(
     if refusal is not None:
         raise InputError(refusal)
     return finish_run(RunFolder(path), on_event=on_event, dataset=dataset, fabric=fabric)
-
-
-def choose_precision(config: TrainConfig, hardware: Hardware) -> str:
-    """ "bf16" where the machine computes it natively, unless the user says otherwise."""
-    if config.precision != "auto":
-        return config.precision
-    return "bf16" if hardware.has_bf16 else "fp32"
 
 
 def launch(config: TrainConfig, precision: str) -> lightning_fabric.Fabric:
@@ -316,7 +134,8 @@ def _write_start(folder: RunFolder, prepared: Prepared, *, spent_s: float) -> No
     folder.write("check.json", prepared.check.to_json())
     folder.write("plan.json", {**plan.to_json(), "spent_s": round(spent_s, 2)})
     save_classes(dataset, folder.path / "classes.json")
-    folder.write_legs(plan_legs(plan))
+    if plan["model"] not in FORESTS:
+        folder.write_legs(plan_legs(plan))
     overlay_sheet(dataset, folder.path / "check_sheet.png")
     absolute = {"data": str(Path(config.data).resolve()), "threads": torch.get_num_threads()}
     if config.classes is not None:
@@ -340,13 +159,16 @@ def finish_run(
     torch.set_num_threads(config.threads or torch.get_num_threads())
     data = dataset if dataset is not None else _same_data(folder, config)
     keep_freed_memory()
+    if plan["model"] in FORESTS:
+        metrics = finish_forest(folder, config, plan, data, spent_s=spent_s, on_event=on_event)
+        return Run(folder.path, metrics, folder.bundle)
     fabric = fabric or launch(config, plan["precision"])
     model = _seeded_model(config, plan, data)
     if config.start_from is not None and not folder.last.is_file():  # a checkpoint goes before them
         read_start(folder, model)
     is_extended = any(leg.reason.startswith("extended") for leg in folder.legs().legs)
     recipe = _recipe(config, plan, spent_s=spent_s, is_extended=is_extended)
-    bundle_config = _bundle_config(folder, config, plan, data)
+    bundle_config = make_bundle_config(folder, config, plan, data, _training_record(folder, config, plan))
     task = _task(folder, config, plan, data, model, bundle_config, fabric, on_event)
     sinks = [on_event]
     if config.tensorboard and fabric.is_global_zero:
@@ -414,35 +236,13 @@ def _recipe(config: TrainConfig, plan: Plan, *, spent_s: float, is_extended: boo
     )
 
 
-def _bundle_config(folder: RunFolder, config: TrainConfig, plan: Plan, dataset: Dataset) -> BundleConfig:
-    fingerprint = folder.read("fingerprint.json")
-    return BundleConfig(
-        model=plan["model"],
-        options={name: value for name, value in plan["options"].items() if name != "weights"},
-        channels=len(Normalisation.from_json(plan["normalisation"]).low),
-        classes=dataset.classes,
-        normalisation=Normalisation.from_json(plan["normalisation"]),
-        scale=float(plan["scale"]),
-        tile=tuple(plan["tile"]),
-        precision=plan["precision"],
-        training={
-            "run": folder.path.name,
-            "seed": config.seed,
-            "budget_s": config.budget_s,
-            "epochs": config.epochs,
-            "loss": plan["loss"],
-            "class_weights": plan["class_weights"],
-            "mirrors": _mirrors(plan),
-            "start_from": None if config.start_from is None else start_record(folder),
-        },
-        data={
-            "name": Path(config.data).name,
-            "digest": fingerprint["digest"],
-            "num_images": fingerprint["num_images"],
-            "spacing": None,
-        },
-        versions=_versions(),
-    )
+def _training_record(folder: RunFolder, config: TrainConfig, plan: Plan) -> dict[str, Any]:
+    return {
+        "loss": plan["loss"],
+        "class_weights": plan["class_weights"],
+        "mirrors": _mirrors(plan),
+        "start_from": None if config.start_from is None else start_record(folder),
+    }
 
 
 def _mirrors(plan: Plan) -> list[str]:
@@ -450,11 +250,6 @@ def _mirrors(plan: Plan) -> list[str]:
     down, right = plan["label_offset"]
     is_near = {"vertical": abs(down) < MAX_MIRROR_OFFSET, "horizontal": abs(right) < MAX_MIRROR_OFFSET}
     return [way for way in MIRRORS if plan["augmentation"][f"flip_{way}"] and is_near[way]]
-
-
-def _versions() -> dict[str, str]:
-    packages = ("perpixel", "torch", "torchvision", "timm", "numpy")
-    return {"python": sys.version.split()[0], **{name: importlib.metadata.version(name) for name in packages}}
 
 
 def _task(
@@ -555,6 +350,10 @@ def extend_run(folder: RunFolder, extend: str) -> None:
         InputError: neither a time nor a number of epochs, or time for a run whose speed is not known yet.
     """
     plan = Plan.from_json({"lines": folder.read("plan.json")["lines"]})
+    if plan["model"] in FORESTS:
+        raise InputError(
+            f"extend '{extend}': a {plan['model']} is grown in one go: train it anew with more pixels or trees (-O)"
+        )
     images = folder.read("fingerprint.json")["num_images"]["train"]
     text = extend.strip()
     if text.isdecimal():

@@ -85,23 +85,38 @@ class SemanticTask:
     def validate(self, model: nn.Module) -> dict[str, Any]:
         """Scores over the validation images at their full size; "score" is mIoU."""
         predictor = Predictor(model, self.config, device=self.device)
-        classes = self.dataset.classes
-        counts = np.zeros((classes.num_classes, classes.num_classes), np.int64)
-        for done, sample in enumerate(self.samples):
-            image, target = self.dataset.load(sample)
-            pred = predictor.predict(image).label_map
-            counts += confusion_matrix(pred, target, num_classes=classes.num_classes, ignore_index=classes.ignore_index)
-            if self.on_image:
-                self.on_image(done + 1, len(self.samples))
-        result = compute_scores(counts).to_json(classes.names)
-        scores = result["scores"]
-        return {
-            "score": scores["miou"] or 0.0,
-            "miou": scores["miou"],
-            "pixel_accuracy": scores["pixel_accuracy"],
-            "mean_dice": scores["mean_dice"],
-            "iou": [row["iou"] for row in result["per_class"]],
-        }
+        return score_images(predictor, self.dataset, self.samples, on_image=self.on_image)
+
+
+def score_images(
+    predictor: Predictor,
+    dataset: Dataset,
+    samples: tuple[Sample, ...],
+    *,
+    on_image: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Scores from one confusion matrix over the samples at their full size; "score" is mIoU.
+
+    Args:
+        on_image: called with (done, total).
+    """
+    classes = dataset.classes
+    counts = np.zeros((classes.num_classes, classes.num_classes), np.int64)
+    for done, sample in enumerate(samples):
+        image, target = dataset.load(sample)
+        pred = predictor.predict(image).label_map
+        counts += confusion_matrix(pred, target, num_classes=classes.num_classes, ignore_index=classes.ignore_index)
+        if on_image:
+            on_image(done + 1, len(samples))
+    result = compute_scores(counts).to_json(classes.names)
+    scores = result["scores"]
+    return {
+        "score": scores["miou"] or 0.0,
+        "miou": scores["miou"],
+        "pixel_accuracy": scores["pixel_accuracy"],
+        "mean_dice": scores["mean_dice"],
+        "iou": [row["iou"] for row in result["per_class"]],
+    }
 
 
 def spread(samples: tuple[Sample, ...], most: int | None) -> tuple[Sample, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from perpixel.classical import PixelForest, TextonForest
 from perpixel.models.deeplab_v1 import DeepLabV1
 from perpixel.models.deeplab_v2 import DeepLabV2
 from perpixel.models.deeplab_v3 import DeepLabV3
@@ -36,10 +37,12 @@ from perpixel.models.weights import load_weights, save_weights
 
 __all__ = [
     "FCN",
+    "FORESTS",
     "FPN",
     "GCN",
     "LRASPP",
     "MODELS",
+    "NETS",
     "DeepLabV1",
     "DeepLabV2",
     "DeepLabV3",
@@ -83,7 +86,8 @@ __all__ = [
     "vnet_release",
 ]
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
+# Trained by gradients, step by step.
+NETS: dict[str, Callable[..., nn.Module]] = {
     "fcn32s": fcn32s,
     "fcn16s": fcn16s,
     "fcn8s": fcn8s,
@@ -119,6 +123,12 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "unet3d": UNet3D,
     "unet3d_valid": unet3d_valid,
 }
+# Grown in one go: their `grow` takes the place of steps.
+FORESTS: dict[str, Callable[..., nn.Module]] = {
+    "pixel_forest": PixelForest,
+    "texton_forest": TextonForest,
+}
+MODELS = NETS | FORESTS
 
 
 def create_model(name: str, *, in_channels: int = 3, num_classes: int = 21, **options: Any) -> nn.Module:

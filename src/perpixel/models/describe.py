@@ -87,8 +87,12 @@ def describe(model: nn.Module, *, in_channels: int, size: tuple[int, ...]) -> De
     shapes for the pass and the model's mode is put back, so nothing of the model changes.
 
     Raises:
-        InputError: the model does not take this size or channel count.
+        InputError: the model does not take this size or channel count, or is a forest.
     """
+    if hasattr(model, "grow"):
+        raise InputError(
+            f"{type(model).__name__} is a forest, without the stages of a net: `perpixel models` lists its options"
+        )
     axes = getattr(model, "spatial_dims", 2)
     if len(size) != axes:
         words = "volumes, depth x height x width" if axes == 3 else "images, height x width"

@@ -2,6 +2,7 @@
 
 from perpixel.planning.crops import Machine
 from perpixel.planning.facts import LabelFacts, label_facts
+from perpixel.planning.forests import plan_forest
 from perpixel.planning.net import is_free
 from perpixel.planning.plan import COARSE_PROGRESS, COARSE_SHARE, DEFAULT_BUDGET_S, Line, Plan, make_plan
 from perpixel.planning.rehearsal import has_normalisation, seconds_per_megapixel, training_bytes
@@ -20,6 +21,7 @@ __all__ = [
     "is_free",
     "label_facts",
     "make_plan",
+    "plan_forest",
     "seconds_per_megapixel",
     "training_bytes",
 ]

@@ -177,17 +177,21 @@ def _plan_net(draft: Draft, machine: Machine, costs: Costs, facts: LabelFacts) -
     return model, candidate.options, scale
 
 
-def _plan_values(draft: Draft, data: Fingerprint) -> None:
+def value_range(data: Fingerprint) -> tuple[list[float], list[float], str]:
+    """(low, high) values of each channel that become 0 and 1, and why."""
     if data.dtype == "uint8":
-        low, high = [0.0] * data.channels, [255.0] * data.channels
-        why = "8-bit: 0..255 to 0..1, then mean and standard deviation of the train split"
-    else:
-        low, high = list(data.value_low), list(data.value_high)
-        why = f"{data.dtype}: 0.5 and 99.5 percentiles of the train split to 0..1, then its mean and standard deviation"
+        return [0.0] * data.channels, [255.0] * data.channels, "8-bit: 0..255 to 0..1"
+    why = f"{data.dtype}: 0.5 and 99.5 percentiles of the train split to 0..1"
+    return list(data.value_low), list(data.value_high), why
+
+
+def _plan_values(draft: Draft, data: Fingerprint) -> None:
+    low, high, why = value_range(data)
     widths = [max(b - a, 1e-12) for a, b in zip(low, high)]
     mean = [(m - a) / w for m, a, w in zip(data.mean, low, widths)]
     std = [max(s / w, 1e-3) for s, w in zip(data.std, widths)]
-    draft.add("normalisation", Normalisation(tuple(low), tuple(high), tuple(mean), tuple(std)).to_json(), why)
+    values = Normalisation(tuple(low), tuple(high), tuple(mean), tuple(std))
+    draft.add("normalisation", values.to_json(), f"{why}, then mean and standard deviation of the train split")
 
 
 def _plan_learning(draft: Draft, data: Fingerprint, is_normalised: bool) -> None:

@@ -1,0 +1,55 @@
+"""What a run says of itself in its bundle."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from pathlib import Path
+from typing import Any
+
+from perpixel.apps.config import TrainConfig
+from perpixel.data import Dataset
+from perpixel.engine.run_folder import RunFolder
+from perpixel.images import Normalisation
+from perpixel.inference.bundle import BundleConfig
+from perpixel.planning import Plan
+
+
+def bundle_config(
+    folder: RunFolder, config: TrainConfig, plan: Plan, dataset: Dataset, training: dict[str, Any]
+) -> BundleConfig:
+    """Everything besides the weights that prediction needs, and where the model comes from.
+
+    Args:
+        training: what is to be said of the training besides run, seed and length.
+    """
+    fingerprint = folder.read("fingerprint.json")
+    return BundleConfig(
+        model=plan["model"],
+        options={name: value for name, value in plan["options"].items() if name != "weights"},
+        channels=len(Normalisation.from_json(plan["normalisation"]).low),
+        classes=dataset.classes,
+        normalisation=Normalisation.from_json(plan["normalisation"]),
+        scale=float(plan["scale"]),
+        tile=tuple(plan["tile"]),
+        precision=plan["precision"],
+        training={
+            "run": folder.path.name,
+            "seed": config.seed,
+            "budget_s": config.budget_s,
+            "epochs": config.epochs,
+            **training,
+        },
+        data={
+            "name": Path(config.data).name,
+            "digest": fingerprint["digest"],
+            "num_images": fingerprint["num_images"],
+            "spacing": None,
+        },
+        versions=versions(),
+    )
+
+
+def versions() -> dict[str, str]:
+    packages = ("perpixel", "torch", "torchvision", "timm", "numpy")
+    return {"python": sys.version.split()[0], **{name: importlib.metadata.version(name) for name in packages}}
