@@ -25,8 +25,9 @@ def main() -> None:
             axes.plot([x, x], [low, high], color=COLOURS[name], linewidth=2)
             axes.plot(x, miou, "o", color=COLOURS[name], markersize=8)
             left = x > 200
-            axes.annotate(name, (x, miou), xytext=(-9 if left else 9, 0 if left else 7), textcoords="offset points", fontsize=9,
-                          color=COLOURS[name], ha="right" if left else "left", va="center")  # fmt: skip
+            beside, align = ((-9, 0), "right") if left else ((9, 7), "left")
+            axes.annotate(name, (x, miou), xytext=beside, textcoords="offset points", fontsize=9, color=COLOURS[name],
+                          ha=align, va="center")  # fmt: skip
         axes.set_xscale("log")
         axes.set_xlim(20, 450)
         axes.set_xticks([30, 60, 120, 300], ["30 s", "1 min", "2 min", "5 min"])
