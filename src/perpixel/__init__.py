@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # what a type checker and an editor see; the same names as in
     from perpixel.apps.api import calibrate, check, evaluate, plan, predict, report, resume, train, tune_crf
     from perpixel.apps.compare import compare
     from perpixel.apps.explain import explain
-    from perpixel.inference.predictor import load
+    from perpixel.inference.load import load
     from perpixel.models import MODELS, create_model
 
 __version__ = "0.1.0"
@@ -34,7 +34,7 @@ EXPORTS = {
     "predict": "perpixel.apps.api",
     "report": "perpixel.apps.api",
     "tune_crf": "perpixel.apps.api",
-    "load": "perpixel.inference.predictor",
+    "load": "perpixel.inference.load",
 }
 
 # Rooms that are reachable as attributes: perpixel.metrics.confusion_matrix(...).

@@ -79,7 +79,7 @@ def test_all_is_every_model_of_images() -> None:
     ("models", "options", "message"),
     [
         ("", {}, "no models to compare"),
-        ("unet,uned", {}, r"unknown model 'uned'; did you mean 'unet'\?"),
+        ("unet,uned", {}, r"unknown model 'uned'; did you mean 'unet3d'\?"),
         ("unet,unet", {}, "'unet' is named twice: give one of the two a label"),
         ("a/b=unet", {}, "label 'a/b' of 'a/b=unet': give letters"),
         ("pictures=unet", {}, "label 'pictures'"),
@@ -366,7 +366,7 @@ def test_an_interruption_is_heard_though_the_work_was_done(tmp_path: Path, monke
     [
         ([], "DATA is missing: give DATA and --models A,B or --models all, or --resume DIR"),
         (["x"], "--models is missing"),
-        (["x", "--models", "uned"], "unknown model 'uned'; did you mean 'unet'?"),
+        (["x", "--models", "uned"], "unknown model 'uned'; did you mean 'unet3d'?"),
         (["--resume", "r", "--budget", "5m"], "--budget: cannot be given with --resume, which keeps the comparison's"),
         (["--resume", "none"], "none: no comparison is here"),
         (["none", "--models", "unet"], "none: no such file or folder"),

@@ -9,20 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from perpixel.apps.config import make_config, parse_duration
-from perpixel.apps.preparing import prepare_run, refuse_volumes
+from perpixel.apps.preparing import prepare_run, refuse_other_kind, refuse_volumes
 from perpixel.apps.training import Run, extend_run, finish_run, train_run
 from perpixel.data import CheckResult, Dataset, check_dataset, open_dataset, open_images, overlay_sheet
 from perpixel.engine.calibrate import TemperatureResult, calibrate_bundle
 from perpixel.engine.evaluate import evaluate_split
+from perpixel.engine.evaluate_volumes import evaluate_volumes
 from perpixel.engine.run_folder import RunFolder
 from perpixel.engine.tune_crf import CrfTuning
 from perpixel.engine.tune_crf import tune_crf as tune_bundle_crf
 from perpixel.errors import InputError
 from perpixel.files import make_folder, write_json
-from perpixel.inference.bundle import find_bundle
+from perpixel.inference.bundle import find_bundle, read_bundle_config
 from perpixel.inference.crf import CrfSettings
 from perpixel.inference.files import predict_files
-from perpixel.inference.predictor import Predictor, load
+from perpixel.inference.load import load, load_for_images
+from perpixel.inference.predictor import Predictor
+from perpixel.inference.volume_files import group_volumes, predict_volumes
+from perpixel.inference.volumes import VolumePredictor
 from perpixel.planning import Plan
 
 __all__ = [
@@ -190,7 +194,7 @@ def evaluate(
     **reading: Any,
 ) -> Evaluation:
     """Score a model on a split: confusion matrix, IoU, Dice, accuracies, outlines, calibration, intervals, a table of
-    images, and pictures of cases.
+    images, and pictures of cases. Of volumes: Dice, IoU and surface distances in mm of each structure in each case.
 
     Args:
         bundle: a run or a bundle.
@@ -205,7 +209,8 @@ def evaluate(
         crf: refine by a fully connected CRF: True takes what `tune_crf` has chosen, else the default; a mapping
             replaces some of its settings.
         boundary: measure outlines: BF score, boundary IoU, surface distances.
-        tolerance: pixels within which an outline is met; None is 0.75 % of each image's diagonal.
+        tolerance: pixels within which an outline is met; None is 0.75 % of each image's diagonal. Of volumes
+            millimetres; None is the longest side of a voxel in training.
         thin: classes whose skeletons are compared (clDice).
         objects: class whose connected parts are scored as objects (V_Rand, V_Info).
     """
@@ -213,7 +218,7 @@ def evaluate(
     folder = find_bundle(bundle)
     home = folder.parent if folder.name == "bundle" else folder
     dataset = _dataset_for(home, data, reading)
-    refuse_volumes(dataset)
+    refuse_other_kind(folder, read_bundle_config(folder), dataset)
     tell({"kind": "phase", "text": f"Evaluating on {split}"})
 
     name = split + ("" if prune_level is None else f"-L{prune_level}")
@@ -222,10 +227,17 @@ def evaluate(
     where = Path(out) if out is not None else home / "evaluation" / name
     way: dict[str, Any] = {"prune_level": prune_level, "output_stride": output_stride}
     predictor = load(folder, device=device, **way)
-    result = evaluate_split(
-        predictor, dataset, split, where, tta=tta, dropout_samples=samples, crf=_crf_settings(predictor, crf),
-        boundary=boundary, tolerance=tolerance, thin=thin, objects=objects, on_image=_image_events(tell),
-    )  # fmt: skip
+    if isinstance(predictor, VolumePredictor):
+        _refuse_for_volumes(samples=samples, crf=crf, thin=thin, objects=objects)
+        result = evaluate_volumes(
+            predictor, read_bundle_config(folder), dataset, split, where, tta=tta, boundary=boundary,
+            tolerance_mm=tolerance, on_image=_image_events(tell),
+        )  # fmt: skip
+    else:
+        result = evaluate_split(
+            predictor, dataset, split, where, tta=tta, dropout_samples=samples, crf=_crf_settings(predictor, crf),
+            boundary=boundary, tolerance=tolerance, thin=thin, objects=objects, on_image=_image_events(tell),
+        )  # fmt: skip
     result = {**result, "data": str(dataset.root), "bundle": str(folder), **way}
     write_json(where / "scores.json", result)
     return Evaluation(where, result)
@@ -256,11 +268,16 @@ def calibrate(
     folder = find_bundle(bundle)
     home = folder.parent if folder.name == "bundle" else folder
     dataset = _dataset_for(home, data, reading)
-    refuse_volumes(dataset)
+    refuse_volumes(dataset, "calibrate")
     tell({"kind": "phase", "text": f"Calibrating on {split}"})
 
     return calibrate_bundle(
-        load(folder, device=device), folder, dataset, split, seed=seed, on_image=_image_events(tell)
+        load_for_images(folder, "calibrate", device=device),
+        folder,
+        dataset,
+        split,
+        seed=seed,
+        on_image=_image_events(tell),
     )
 
 
@@ -300,16 +317,23 @@ def tune_crf(
     folder = find_bundle(bundle)
     home = folder.parent if folder.name == "bundle" else folder
     dataset = _dataset_for(home, data, reading)
-    refuse_volumes(dataset)
+    refuse_volumes(dataset, "tune-crf")
     tell({"kind": "phase", "text": f"Tuning the CRF on {split}"})
 
     def on_step(done: int, total: int, name: str) -> None:
         tell({"kind": "progress", "done": done, "total": total, "text": name})
 
     return tune_bundle_crf(
-        load(folder, device=device), folder, dataset, split, images=images, iterations=iterations, seed=seed,
-        on_step=on_step,
+        load_for_images(folder, "tune-crf", device=device), folder, dataset, split, images=images,
+        iterations=iterations, seed=seed, on_step=on_step,
     )  # fmt: skip
+
+
+def _refuse_for_volumes(**settings: Any) -> None:
+    """Refuse what is made for images only, where a model of volumes is asked for it."""
+    for name, value in settings.items():
+        if value:
+            raise InputError(f"{name} {value}: works with images only, and this is a model of volumes: leave it out")
 
 
 def _image_events(tell: OnEvent) -> Callable[[int, int, str], None]:
@@ -359,6 +383,9 @@ def predict(
 ) -> Predictions:
     """Label files: an indexed PNG of each image's exact size and name, with overlays and probabilities where asked.
 
+    Of volumes: a label volume in the very geometry of each source (.nii.gz, .nii or .tif), overlays of three planes,
+    probabilities and uncertainties as .nii.gz.
+
     Args:
         bundle: a run or a bundle.
         inputs: files, folders or patterns.
@@ -376,8 +403,17 @@ def predict(
     """
     tell = on_event or _silent
     listed = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
-    images = [image for one in listed for image in open_images(one)]
     predictor = load(bundle, device=device, prune_level=prune_level, output_stride=output_stride)
+    if isinstance(predictor, VolumePredictor):
+        _refuse_for_volumes(samples=samples, crf=crf, crf_steps=crf_steps)
+        paths = [path for one in listed for path in open_images(one, spatial_dims=3)]
+        written, skipped = predict_volumes(
+            predictor, read_bundle_config(find_bundle(bundle)), group_volumes(paths, predictor.channels), out,
+            overlays=overlays, probs=probs, uncertainty=uncertainty, overwrite=overwrite, tta=tta,
+            on_image=_image_events(tell),
+        )  # fmt: skip
+        return Predictions(Path(out), written, skipped)
+    images = [image for one in listed for image in open_images(one)]
     refining = _crf_settings(predictor, crf)
 
     written, skipped = predict_files(

@@ -10,8 +10,8 @@ from typing import Any
 from perpixel.apps.config import TrainConfig
 from perpixel.data import Dataset
 from perpixel.engine.run_folder import RunFolder
-from perpixel.images import Normalisation
-from perpixel.inference.bundle import BundleConfig
+from perpixel.images import Normalisation, VolumeNormalisation
+from perpixel.inference.bundle import BundleConfig, VolumeForm
 from perpixel.planning import Plan
 
 
@@ -23,13 +23,13 @@ def bundle_config(
     Args:
         training: what is to be said of the training besides run, seed and length.
     """
-    fingerprint = folder.read("fingerprint.json")
+    fingerprint, is_volume = folder.read("fingerprint.json"), dataset.spatial_dims == 3
     return BundleConfig(
         model=plan["model"],
         options={name: value for name, value in plan["options"].items() if name != "weights"},
-        channels=len(Normalisation.from_json(plan["normalisation"]).low),
+        channels=len(plan["normalisation"]["low"]),
         classes=dataset.classes,
-        normalisation=Normalisation.from_json(plan["normalisation"]),
+        normalisation=(VolumeNormalisation if is_volume else Normalisation).from_json(plan["normalisation"]),
         scale=float(plan["scale"]),
         tile=tuple(plan["tile"]),
         precision=plan["precision"],
@@ -44,10 +44,17 @@ def bundle_config(
             "name": Path(config.data).name,
             "digest": fingerprint["digest"],
             "num_images": fingerprint["num_images"],
-            "spacing": None,
+            "spacing": plan["spacing_mm"] if is_volume else None,
         },
         versions=versions(),
+        volume=_volume_form(plan) if is_volume else None,
     )
+
+
+def _volume_form(plan: Plan) -> VolumeForm:
+    mirror = plan["augmentation"]["mirror"]
+    depth, row, column = plan["spacing_mm"]
+    return VolumeForm((depth, row, column), (mirror[0], mirror[1], mirror[2]))
 
 
 def versions() -> dict[str, str]:

@@ -216,7 +216,7 @@ def _train_settings(settings: dict[str, Any]) -> dict[str, Any]:
     if options:
         settings["options"] = options
     if "crop" in settings:
-        settings["crop"] = opt.parse_size(settings["crop"], "--crop", "HEIGHTxWIDTH")
+        settings["crop"] = opt.parse_crop(settings["crop"])
     return settings
 
 

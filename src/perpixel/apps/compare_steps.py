@@ -165,10 +165,10 @@ def _time_all(
 
 def _time_one(run: Path, image: np.ndarray, device: str) -> list[float]:
     """Seconds of each pass of one turn. One model is in memory at a time."""
-    from perpixel.inference import Predictor, load_bundle
+    from perpixel.inference import load_bundle, make_predictor
 
     model, config = load_bundle(run)
-    predictor = Predictor(model, config, device=_torch_device(device), precision="fp32")
+    predictor = make_predictor(model, config, device=_torch_device(device), precision="fp32")
     predictor.predict(image)  # warms up
     seconds: list[float] = []
     while len(seconds) < TURN_PASSES and sum(seconds) < TURN_S:

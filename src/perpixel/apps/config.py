@@ -51,7 +51,7 @@ class TrainConfig(BaseModel):
     rare_power: float | None = Field(default=None, ge=0, le=2)
     repeat_threshold: float | None = Field(default=None, ge=0, le=1)
     batch_size: int | None = Field(default=None, ge=1)
-    crop: tuple[int, int] | None = None
+    crop: tuple[int, int] | tuple[int, int, int] | None = None
     scale: float | None = Field(default=None, gt=0, le=4)
     learning_rate: float | None = Field(default=None, gt=0)
     optimizer: str | None = None
@@ -87,9 +87,9 @@ class TrainConfig(BaseModel):
 
     @field_validator("crop")
     @classmethod
-    def _crop(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+    def _crop(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
         if value is not None and min(value) < 1:
-            raise ValueError("both sides must be at least 1")
+            raise ValueError("every side must be at least 1")
         return value
 
     def given(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from perpixel.apps.explain_page import write_explanation
 from perpixel.errors import InputError, did_you_mean
 from perpixel.inference.bundle import find_bundle
 from perpixel.inference.insight import choose_view, look
-from perpixel.inference.predictor import load
+from perpixel.inference.load import load_for_images
 from perpixel.inference.sampling import check_samples, dropout_layers
 from perpixel.models import FORESTS
 
@@ -71,7 +71,7 @@ def explain(
     tell, began = on_event or (lambda event: None), time.perf_counter()
     target = _page_path(Path(out))
     folder = find_bundle(bundle)
-    predictor = load(folder, device=find_hardware(device or "auto").accelerator)
+    predictor = load_for_images(folder, "explain", device=find_hardware(device or "auto").accelerator)
     if predictor.config.model in FORESTS:
         raise InputError(
             f"{folder}: a {predictor.config.model} has no maps of stages to look into: perpixel predict --uncertainty "

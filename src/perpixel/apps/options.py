@@ -224,7 +224,10 @@ BatchSize = Annotated[
 Crop = Annotated[
     str | None,
     typer.Option(
-        metavar="HxW", help="Training crop, height x width: 256x256.", show_default=False, rich_help_panel=RECIPE_PANEL
+        metavar="HxW",
+        help="Training crop, height x width: 256x256; of volumes depth x height x width.",
+        show_default=False,
+        rich_help_panel=RECIPE_PANEL,
     ),
 ]
 Scale = Annotated[
@@ -408,6 +411,19 @@ def parse_size(text: str, option: str, order: str) -> tuple[int, int]:
     if match is None:
         raise InputError(f"{option} '{text}': not a size: write {order}, two whole numbers, for example 480x360")
     return int(match[1]), int(match[2])
+
+
+def parse_crop(text: str) -> tuple[int, ...]:
+    """ "256x320" -> (256, 320), "64x96x96" -> (64, 96, 96): height, width, of volumes depth, height, width.
+
+    Raises:
+        InputError: neither two nor three whole numbers of at least 1.
+    """
+    words = [word.strip() for word in text.lower().replace("×", "x").split("x")]
+    if len(words) == 3 and all(re.fullmatch(r"0*[1-9]\d{0,7}", word, re.ASCII) for word in words):
+        return tuple(map(int, words))
+    order = "HEIGHTxWIDTH, or of volumes DEPTHxHEIGHTxWIDTH" if len(words) == 3 else "HEIGHTxWIDTH"
+    return parse_size(text, "--crop", order)
 
 
 def parse_sides(text: str, option: str) -> tuple[int, ...]:

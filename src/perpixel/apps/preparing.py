@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from perpixel.engine.hardware import Hardware, find_hardware
 from perpixel.engine.schedules import SCHEDULES
 from perpixel.engine.semantic import spread
 from perpixel.errors import InputError, did_you_mean
+from perpixel.inference import BundleConfig
 from perpixel.losses import class_weights, create_loss
 from perpixel.models import FORESTS, MODELS, create_model, spatial_dims
 from perpixel.planning import (
@@ -25,7 +27,9 @@ from perpixel.planning import (
     label_facts,
     make_plan,
     plan_forest,
+    plan_volumes,
     seconds_per_megapixel,
+    seconds_per_step,
     training_bytes,
 )
 
@@ -69,7 +73,7 @@ def prepare_run(config: TrainConfig, *, on_event: OnEvent, known: CheckResult | 
     if config.precision == "bf16" and not hardware.has_bf16:
         on_event({"kind": "phase", "text": f"Note: {hardware.name} has no native bf16; it will be slow"})
     dataset = open_data(config)
-    refuse_volumes(dataset)
+    refuse_other_settings(config, dataset)
     refuse_other_dims(config.model, dataset)
     result = known or check_data(dataset, on_event=on_event)
     _try_loss(config, dataset)
@@ -100,20 +104,45 @@ def open_data(config: TrainConfig) -> Dataset:
     )
 
 
-def refuse_volumes(dataset: Dataset) -> None:
-    """Stop before anything slow is done with data that nothing here can train on or score yet."""
+def refuse_volumes(dataset: Dataset, what: str) -> None:
+    """Stop before anything slow is done with volumes by something that is made for images."""
     if dataset.spatial_dims == 3:
+        raise InputError(f"{dataset.root}: holds volumes, but {what} works with images only: leave it out")
+
+
+def refuse_other_kind(where: Path, model: BundleConfig, dataset: Dataset) -> None:
+    """Stop before a model of volumes is given images, or the other way round."""
+    if model.spatial_dims != dataset.spatial_dims:
+        takes = "volumes" if model.spatial_dims == 3 else "images"
         raise InputError(
-            f"{dataset.root}: holds volumes, which this version checks but does not train on or score yet: save their "
-            "slices as PNG or TIFF images, or wait"
+            f"{where}: a model of {takes}, but {dataset.root} holds {_kind(dataset)}: give data of its kind"
         )
 
 
-def refuse_other_dims(model: str, dataset: Dataset) -> None:
-    """Refuse a model of volumes for images, and the other way round. A pixel forest takes both."""
-    if model == "auto" or model in FORESTS or (dims := spatial_dims(MODELS[model])) == dataset.spatial_dims:
+def refuse_other_settings(config: TrainConfig, dataset: Dataset) -> None:
+    """Refuse settings that mean nothing to data of this kind."""
+    if config.crop is not None and len(config.crop) != dataset.spatial_dims:
+        sides = "(depth, height, width)" if dataset.spatial_dims == 3 else "(height, width)"
+        raise InputError(f"crop {config.crop}: {dataset.root} holds {_kind(dataset)}: give {sides}")
+    if dataset.spatial_dims == 2:
         return
-    takes, holds = ("volumes", "images") if dims == 3 else ("images", "volumes")
+    if config.start_from is not None:
+        refuse_volumes(dataset, "start_from")
+    for name in ("scale", "rare_power", "repeat_threshold"):
+        value = getattr(config, name)
+        if value is not None:
+            raise InputError(f"{name} {value}: means nothing to volumes, which {dataset.root} holds: leave it out")
+
+
+def _kind(dataset: Dataset) -> str:
+    return "volumes" if dataset.spatial_dims == 3 else "images"
+
+
+def refuse_other_dims(model: str, dataset: Dataset) -> None:
+    """Refuse a model of volumes for images, and the other way round."""
+    if model == "auto" or (dims := spatial_dims(MODELS[model])) == dataset.spatial_dims:
+        return
+    takes, holds = "volumes" if dims == 3 else "images", _kind(dataset)
     fitting = [name for name, each in MODELS.items() if spatial_dims(each) == dataset.spatial_dims]
     raise InputError(
         f"model '{model}' takes {takes}, but {dataset.root} holds {holds}: choose one for {holds}: {', '.join(fitting)}"
@@ -161,10 +190,53 @@ def _try_loss(config: TrainConfig, dataset: Dataset) -> None:
         return  # they suit any number
     num_classes = dataset.classes.num_classes
     loss = create_loss(config.loss, class_pixels=[1] * num_classes)
-    loss(torch.zeros(1, num_classes, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64))
+    sides = (4,) * dataset.spatial_dims
+    try:
+        loss(torch.zeros(1, num_classes, *sides), torch.zeros(1, *sides, dtype=torch.int64))
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"loss '{config.loss}': cannot be taken of {_kind(dataset)} ({error}): choose another"
+        ) from error
+
+
+def _plan_volumes(config: TrainConfig, dataset: Dataset, check: CheckResult, machine: Machine) -> Plan:
+    known: dict[str, Any] = {
+        "in_channels": check.fingerprint.channels,
+        "num_classes": dataset.classes.num_classes,
+        "precision": choose_precision(config, find_hardware(config.device)),
+    }
+
+    def measure(
+        model: str, options: dict[str, Any], size: tuple[int, int, int], batch_size: int, hopeless: float
+    ) -> float:
+        where: dict[str, Any] = {
+            "size": size,
+            "batch_size": batch_size,
+            "hopeless": hopeless,
+            "device": machine.accelerator,
+        }
+        return seconds_per_step(model, options, **known, **where)
+
+    def memory(model: str, options: dict[str, Any], size: tuple[int, int, int], batch_size: int) -> float:
+        return training_bytes(model, options, **known, size=size, batch_size=batch_size)
+
+    return plan_volumes(
+        check.fingerprint,
+        machine=machine,
+        given=config.given(),
+        budget_s=config.budget_s,
+        epochs=config.epochs,
+        measure=measure,
+        is_normalised=has_normalisation,
+        memory=memory,
+    )
 
 
 def _plan(config: TrainConfig, dataset: Dataset, check: CheckResult, machine: Machine) -> Plan:
+    if dataset.spatial_dims == 3:
+        return _plan_volumes(config, dataset, check, machine)
     samples = spread(dataset.split("train"), FACT_IMAGES)
     facts = label_facts((dataset.load(sample) for sample in samples), dataset.classes)
 

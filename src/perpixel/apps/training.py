@@ -25,42 +25,36 @@ from perpixel.apps.start import (
     start_record,
     write_start,
 )
+from perpixel.apps.tasks import make_task
 from perpixel.data import (
     CheckResult,
     Dataset,
     open_dataset,
     overlay_sheet,
-    repeat_factors,
     save_classes,
     save_splits,
 )
-from perpixel.data.batches import TrainingCrops
 from perpixel.engine.fit import Fit, Recipe
 from perpixel.engine.hardware import find_hardware, keep_freed_memory
 from perpixel.engine.run_folder import RunFolder, new_run_path
 from perpixel.engine.schedules import Leg, Legs
-from perpixel.engine.semantic import SemanticTask
 from perpixel.engine.tensorboard import tensorboard_sink
+from perpixel.engine.volumes import find_rules
 from perpixel.errors import InputError
 from perpixel.files import read_json
-from perpixel.images import Normalisation
-from perpixel.inference import MIRRORS
+from perpixel.inference import MIRRORS, volume_predictor
 from perpixel.inference.bundle import BundleConfig, save_bundle
-from perpixel.losses import create_loss
 from perpixel.models import FORESTS, create_model
 from perpixel.planning import (
     COARSE_PROGRESS,
     COARSE_SHARE,
     Plan,
-    class_chances,
 )
 
 OnEvent = Callable[[dict[str, Any]], None]
 
 # Pixels between label maps and images above which predictions for mirror images are not averaged.
 MAX_MIRROR_OFFSET = 0.25
-# Share of the memory that decoded training images may take.
-CACHE_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -169,7 +163,7 @@ def finish_run(
     is_extended = any(leg.reason.startswith("extended") for leg in folder.legs().legs)
     recipe = _recipe(config, plan, spent_s=spent_s, is_extended=is_extended)
     bundle_config = make_bundle_config(folder, config, plan, data, _training_record(folder, config, plan))
-    task = _task(folder, config, plan, data, model, bundle_config, fabric, on_event)
+    task = make_task(folder, config, plan, data, model, bundle_config, fabric, on_event)
     sinks = [on_event]
     if config.tensorboard and fabric.is_global_zero:
         sinks.append(tensorboard_sink(folder.path / "tensorboard", list(data.classes.names)))
@@ -182,7 +176,7 @@ def finish_run(
     fit = Fit(model, task, folder, recipe, fabric=fabric, on_event=tell)
     fit.run()
     if fabric.is_global_zero:
-        _hand_over(folder, fit, bundle_config)
+        _hand_over(folder, fit, bundle_config, data)
     fabric.barrier()
     return Run(folder.path, read_json(folder.bundle / "metrics.json"), folder.bundle)
 
@@ -202,12 +196,10 @@ def _same_data(folder: RunFolder, config: TrainConfig) -> Dataset:
 
 def _seeded_model(config: TrainConfig, plan: Plan, dataset: Dataset) -> nn.Module:
     """The net with weights that the seed alone decides."""
-    channels = Normalisation.from_json(plan["normalisation"]).low
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return create_model(
-            plan["model"], in_channels=len(channels), num_classes=dataset.classes.num_classes, **plan["options"]
-        )
+        channels, num_classes = len(plan["normalisation"]["low"]), dataset.classes.num_classes
+        return create_model(plan["model"], in_channels=channels, num_classes=num_classes, **plan["options"])
 
 
 def plan_legs(plan: Plan) -> Legs:
@@ -233,6 +225,7 @@ def _recipe(config: TrainConfig, plan: Plan, *, spent_s: float, is_extended: boo
         checkpoint_every_s=config.checkpoint_every_s,
         budget_s=None if budget_s is None else max(1.0, budget_s - spent_s),
         seed=config.seed,
+        channels_last=len(plan["crop"]) == 2,
     )
 
 
@@ -247,100 +240,46 @@ def _training_record(folder: RunFolder, config: TrainConfig, plan: Plan) -> dict
 
 def _mirrors(plan: Plan) -> list[str]:
     """Kinds of mirror images that the net saw, less those whose predictions would lie half a pixel and more apart."""
+    if "label_offset" not in plan:  # of volumes: `VolumeForm` says it, by axis
+        return []
     down, right = plan["label_offset"]
     is_near = {"vertical": abs(down) < MAX_MIRROR_OFFSET, "horizontal": abs(right) < MAX_MIRROR_OFFSET}
     return [way for way in MIRRORS if plan["augmentation"][f"flip_{way}"] and is_near[way]]
 
 
-def _task(
-    folder: RunFolder,
-    config: TrainConfig,
-    plan: Plan,
-    dataset: Dataset,
-    model: nn.Module,
-    bundle_config: BundleConfig,
-    fabric: lightning_fabric.Fabric,
-    on_event: OnEvent,
-) -> SemanticTask:
-    valid = getattr(model, "valid_sizes", None)
-    crops = TrainingCrops(
-        dataset,
-        dataset.split("train"),
-        crop=tuple(plan["crop"]),
-        normalisation=bundle_config.normalisation,
-        augmentation=plan.augmentation(),
-        seed=config.seed,
-        scale=bundle_config.scale,
-        margin=getattr(model, "margin", 0),
-        offset=(plan["label_offset"][0] * bundle_config.scale, plan["label_offset"][1] * bundle_config.scale),
-        fit_size=None if valid is None else valid.fit_size,
-        rare_share=plan["rare_share"],
-        **_sampling(folder, plan, dataset),
-        cache_bytes=int(find_hardware("cpu").memory_bytes * CACHE_SHARE) or 2**30,
-    )
-    on_gpu = fabric.device.type != "cpu"
-    workers = config.num_workers if config.num_workers is not None else (min(8, os.cpu_count() or 1) if on_gpu else 0)
-
-    def on_image(done: int, total: int) -> None:
-        on_event({"kind": "progress", "done": done, "total": total, "text": "validation"})
-
-    return SemanticTask(
-        crops=crops,
-        batch_size=plan["batch_size"],
-        loss=_loss(folder, plan, dataset),
-        aux_weights=tuple(getattr(model, "aux_weights", ())),
-        dataset=dataset,
-        samples=dataset.split("val"),
-        config=bundle_config,
-        max_validation=plan["max_validation"],
-        device=fabric.device,
-        num_workers=workers,
-        on_image=on_image,
-    )
-
-
-def _sampling(folder: RunFolder, plan: Plan, dataset: Dataset) -> dict[str, Any]:
-    """How rare classes are shown more often; from what the run wrote down, so that a resumed one draws alike."""
-    if "repeat_threshold" not in plan:  # begun before there was a choice
-        return {}
-    pixels = folder.read("fingerprint.json")["class_pixels"]["train"]
-    settings: dict[str, Any] = {"class_chances": class_chances(pixels, plan["rare_power"])}
-    if plan["repeat_threshold"]:
-        found = folder.read("check.json")["train_classes"]
-        classes_of = [found.get(sample.name, []) for sample in dataset.split("train")]
-        settings["repeats"] = repeat_factors(classes_of, threshold=plan["repeat_threshold"])
-    return settings
-
-
-def _loss(folder: RunFolder, plan: Plan, dataset: Dataset) -> nn.Module:
-    weights = None
-    if plan["class_weights"] != "none":
-        weights = torch.tensor(plan["class_weight_values"], dtype=torch.float32)
-    return create_loss(
-        plan["loss"],
-        class_weights=weights,
-        ignore_index=dataset.classes.ignore_index,
-        class_pixels=folder.read("fingerprint.json")["class_pixels"]["train"],
-    )
-
-
-def _hand_over(folder: RunFolder, fit: Fit, config: BundleConfig) -> None:
+def _hand_over(folder: RunFolder, fit: Fit, config: BundleConfig, dataset: Dataset) -> None:
     """The best weights as a bundle."""
     best = fit.average
     best.load_state_dict(load_file(folder.best))
     events = [event for event in fit.progress.history if event["step"] == fit.progress.best_step]
     event = events[-1]
-    metrics = {
+    metrics: dict[str, Any] = {
         "split": "val",
         "step": event["step"],
         "steps": fit.progress.step,
         "seconds": round(fit.progress.elapsed_s, 1),
-        **{name: event[name] for name in ("miou", "pixel_accuracy", "mean_dice")},
-        "iou": dict(zip(config.classes.names, event["iou"])),
+        **{name: event[name] for name in ("structure_dice", "miou", "pixel_accuracy", "mean_dice") if name in event},
+        **{name: dict(zip(config.classes.names, event[name])) for name in ("dice", "iou") if name in event},
         "images": len(fit.task.samples),  # type: ignore[attr-defined]
     }
+    if config.volume is not None:
+        config, metrics["components"] = _clean_up(best, config, dataset, fit)
     config = replace(config, training={**config.training, "steps": fit.progress.step, "best_step": event["step"]})
     save_bundle(folder.bundle, model=best, config=config, metrics=metrics, card=model_card(config, metrics))
+
+
+def _clean_up(
+    model: nn.Module, config: BundleConfig, dataset: Dataset, fit: Fit
+) -> tuple[BundleConfig, dict[str, Any]]:
+    """Keep only the largest component of those structures for which that helps on the validation volumes."""
+    assert config.volume is not None
+    fit.on_event({"kind": "phase", "text": "Trying whether small components are better left out"})
+    rules, found = find_rules(
+        volume_predictor(model, config, device=fit.fabric.device),
+        dataset,
+        fit.task.samples,  # type: ignore[attr-defined]
+    )
+    return replace(config, volume=replace(config.volume, rules=rules)), found
 
 
 def extend_run(folder: RunFolder, extend: str) -> None:

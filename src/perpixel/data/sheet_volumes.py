@@ -33,15 +33,24 @@ def middle_planes(
         image: (C, D, H, W); the first channel is shown.
         label_map: (D, H, W) class indices.
     """
+    places = middle_of_structures(label_map, table)
+    pairs = zip(cut_planes(image[0], places), cut_planes(label_map, places))
+    sizes = ((spacing_mm[1], spacing_mm[2]), (spacing_mm[0], spacing_mm[2]), (spacing_mm[0], spacing_mm[1]))
+    return [Plane(grey, labels, size) for (grey, labels), size in zip(pairs, sizes)]
+
+
+def middle_of_structures(label_map: np.ndarray, table: ClassTable) -> tuple[int, int, int]:
+    """The voxel (depth, row, column) in the middle of the foreground, or of the volume without any."""
     inside = (label_map != background_index(table)) & (label_map < table.num_classes)
     held = inside if inside.any() else np.ones_like(inside)
     depth, row, col = (int(np.median(np.flatnonzero(held.any(axis=tuple({0, 1, 2} - {axis}))))) for axis in range(3))
-    grey = image[0]
-    return [
-        Plane(grey[depth], label_map[depth], (spacing_mm[1], spacing_mm[2])),
-        Plane(grey[::-1, row], label_map[::-1, row], (spacing_mm[0], spacing_mm[2])),
-        Plane(grey[::-1, :, col], label_map[::-1, :, col], (spacing_mm[0], spacing_mm[1])),
-    ]
+    return depth, row, col
+
+
+def cut_planes(volume: np.ndarray, places: tuple[int, int, int]) -> list[np.ndarray]:
+    """The axial, coronal and sagittal slice of (D, H, W) through a voxel, head up."""
+    depth, row, col = places
+    return [volume[depth], volume[::-1, row], volume[::-1, :, col]]
 
 
 def draw_planes(

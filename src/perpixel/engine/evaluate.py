@@ -81,17 +81,17 @@ def evaluate_split(
         predictor.mirrors()  # refuses before anything is written
     check_samples(predictor.model, dropout_samples)
     way: dict[str, Any] = {"tta": tta, "samples": dropout_samples, "seed": seed, "crf": crf}
-    folder = _empty_folder(Path(out))
+    folder = empty_folder(Path(out))
     matrices, timing = _predict_all(predictor, dataset, samples, way, measures, on_image)
 
     names = list(dataset.classes.names)
     table = per_image_table([sample.name for sample in samples], matrices, names)
     for image, row in enumerate(table):
         row |= measures.columns(image)
-    _write_csv(folder / "per_image.csv", table)
+    write_csv(folder / "per_image.csv", table)
     groups = image_groups(samples)
     if any(sample.group is not None for sample in samples):
-        _write_csv(folder / "per_group.csv", per_group_table(_named_groups(samples), matrices, names))
+        write_csv(folder / "per_group.csv", per_group_table(_named_groups(samples), matrices, names))
     result = {
         "split": split,
         "num_images": len(samples),
@@ -109,13 +109,13 @@ def evaluate_split(
     return result
 
 
-def _empty_folder(folder: Path) -> Path:
+def empty_folder(folder: Path) -> Path:
     """`folder` without the results of an earlier evaluation.
 
     Raises:
         InputError: other files are in it: they are the user's.
     """
-    own = {"scores.json", "per_image.csv", "per_group.csv", "cases"}
+    own = {"scores.json", "per_image.csv", "per_group.csv", "per_case.csv", "cases"}
     if folder.is_dir():
         strange = sorted({entry.name for entry in folder.iterdir()} - own)
         if strange:
@@ -191,6 +191,13 @@ def _named_groups(samples: Sequence[Sample]) -> list[str]:
 def _scores(
     matrices: np.ndarray, names: list[str], seed: int, groups: list[str] | None, measures: Measures
 ) -> dict[str, Any]:
+    result = confusion_scores(matrices, names, seed, groups)
+    measures.add_to(result, seed=seed, groups=groups)
+    return result
+
+
+def confusion_scores(matrices: np.ndarray, names: list[str], seed: int, groups: Sequence[str] | None) -> dict[str, Any]:
+    """Scores, intervals and the number of images of each class, from (N, K, K) counts."""
     result = compute_scores(matrices.sum(0)).to_json(names)
     statistics = tuple(result["scores"])
     intervals = bootstrap_intervals(matrices, statistics=(*statistics, "iou"), seed=seed, groups=groups)
@@ -198,18 +205,19 @@ def _scores(
     present = (matrices.sum(2) > 0).sum(0)
     for index, row in enumerate(result["per_class"]):
         row["images"] = int(present[index])
-        row["interval"] = [_plain(np.asarray(low)[index]), _plain(np.asarray(high)[index])]
-    result["intervals"] = {name: [_plain(a), _plain(b)] for name, (a, b) in intervals.items()}
+        row["interval"] = [plain_number(np.asarray(low)[index]), plain_number(np.asarray(high)[index])]
+    result["intervals"] = {name: [plain_number(a), plain_number(b)] for name, (a, b) in intervals.items()}
     result["intervals_over"] = "images" if groups is None else "groups"
-    measures.add_to(result, seed=seed, groups=groups)
     return result
 
 
-def _plain(value: Any) -> float | None:
+def plain_number(value: Any) -> float | None:
+    """A float for JSON: None for NaN."""
     return None if np.isnan(value) else float(value)
 
 
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """A table with a head; the rows have the keys of the first."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -236,9 +244,9 @@ def _write_cases(
         yield {"name": row["name"], "rank": rank, "miou": row["miou"], "files": files}
 
 
-def choose_cases(table: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+def choose_cases(table: list[dict[str, Any]], by: str = "miou") -> list[tuple[str, dict[str, Any]]]:
     """(rank, row) of up to CASES best, median and worst images, no image twice."""
-    rows = sorted((row for row in table if row["miou"] is not None), key=lambda row: -row["miou"])
+    rows = sorted((row for row in table if row[by] is not None), key=lambda row: -row[by])
     count = min(CASES, max(1, len(rows) // 3))
     middle = (len(rows) - count) // 2
     parts = {"best": rows[:count], "median": rows[middle : middle + count], "worst": rows[-count:]}

@@ -39,9 +39,8 @@ class NonFiniteLossError(RuntimeError):
 
 
 class AnyBatch(Protocol):
-    """What `fit` itself needs of a batch."""
+    """What `fit` itself needs of a batch: the names of its images."""
 
-    image: Tensor
     names: list[str]
 
 
@@ -50,6 +49,9 @@ class Task(Protocol):
 
     def batches(self, *, start_step: int, end_step: int, shrink: int, rank: int, world_size: int) -> Iterator[Any]:
         """Batches of steps start_step..end_step-1."""
+
+    def forward(self, model: nn.Module, batch: Any, device: torch.device) -> Any:
+        """What `model` (train mode) makes of a batch; called in the precision of the training."""
 
     def loss(self, outputs: Any, batch: Any) -> Tensor:
         """Scalar loss of the model's training output."""
@@ -169,14 +171,13 @@ class Fit:
         began = time.perf_counter()
         state = self.progress
         batch = next(stream)
-        image = batch.image.to(self.fabric.device, non_blocking=True)
         loaded = time.perf_counter()
 
         self._set_rate(state.step)
         torch.manual_seed(self.recipe.seed * 1_000_003 + state.step)
         self.wrapped.train()
         with self.fabric.autocast():
-            outputs = self.wrapped(image)
+            outputs = self.task.forward(self.wrapped, batch, self.fabric.device)
         loss = self.task.loss(outputs, batch)
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,26 +66,38 @@ class SemanticTask:
             num_workers=self.num_workers,
         )
 
-    def loss(self, outputs: Tensor | tuple[Tensor, ...], batch: Batch) -> Tensor:
-        """Loss of the main logits plus the weighted losses of the further outputs.
+    def forward(self, model: nn.Module, batch: Batch, device: torch.device) -> Any:
+        return model(batch.image.to(device, non_blocking=True))
 
-        A further output (B, K) tells which classes the image holds; the others are logits like the main ones.
-        """
-        main, *others = outputs if isinstance(outputs, tuple) else (outputs,)
-        target = batch.target.to(main.device, non_blocking=True)
-        total = self.loss_module(main, target)
-        for weight, logits in zip(self.aux_weights, others, strict=True):
-            if logits.ndim == 2:
-                term = presence_loss(logits, target, ignore_index=self.config.classes.ignore_index)
-            else:
-                term = self.loss_module(logits, target)
-            total = total + weight * term
-        return total
+    def loss(self, outputs: Tensor | tuple[Tensor, ...], batch: Batch) -> Tensor:
+        """Loss of the main logits plus the weighted losses of the further outputs."""
+        ignore_index = self.config.classes.ignore_index
+        return weighted_loss(self.loss_module, self.aux_weights, outputs, batch.target, ignore_index)
 
     def validate(self, model: nn.Module) -> dict[str, Any]:
         """Scores over the validation images at their full size; "score" is mIoU."""
         predictor = Predictor(model, self.config, device=self.device)
         return score_images(predictor, self.dataset, self.samples, on_image=self.on_image)
+
+
+def weighted_loss(
+    loss: nn.Module,
+    aux_weights: Sequence[float],
+    outputs: Tensor | tuple[Tensor, ...],
+    target: Tensor,
+    ignore_index: int,
+) -> Tensor:
+    """Loss of the main logits plus the weighted losses of the further outputs.
+
+    A further output (B, K) tells which classes the image holds; the others are logits like the main ones.
+    """
+    main, *others = outputs if isinstance(outputs, tuple) else (outputs,)
+    target = target.to(main.device, non_blocking=True)
+    total = loss(main, target)
+    for weight, logits in zip(aux_weights, others, strict=True):
+        term = presence_loss(logits, target, ignore_index=ignore_index) if logits.ndim == 2 else loss(logits, target)
+        total = total + weight * term
+    return total
 
 
 def score_images(

@@ -147,7 +147,7 @@ class _Bench:
         for number, sample in enumerate(self.samples):
             image, target = self.dataset.load(sample)
             probs = np.load(self.scratch / f"{number}.npy").astype(np.float32)
-            pixels = crf_image(self.predictor.as_image(image), self.predictor.config.normalisation)
+            pixels = crf_image(self.predictor.as_image(image), self.predictor.normalisation)
             found.append(self._count(dense_crf(pixels, probs, **settings.to_json()).argmax(0), target))
         return np.stack(found)
 

@@ -3,7 +3,7 @@
 from perpixel.images.dicom_series import is_dicom_folder
 from perpixel.images.geometry import Geometry, GeometryDifference, Reorientation, compare_geometries, to_canonical
 from perpixel.images.guard import MAX_PIXELS, ImageInfo, check_pixels, guarded
-from perpixel.images.intensity import normalise_ct, normalise_mr
+from perpixel.images.intensity import VolumeNormalisation, normalise_ct, normalise_mr
 from perpixel.images.pillow_files import open_pillow
 from perpixel.images.raw import RawImage
 from perpixel.images.raw_volume import RawVolume, VolumeHeader
@@ -31,6 +31,7 @@ from perpixel.images.volumes import (
     probe_volume,
     read_raw_volume,
     read_volume,
+    volume_format,
     write_volume,
 )
 from perpixel.images.write import write_png
@@ -52,6 +53,7 @@ __all__ = [
     "Volume",
     "VolumeHeader",
     "VolumeInfo",
+    "VolumeNormalisation",
     "VolumeSource",
     "check_pixels",
     "compare_geometries",
@@ -82,6 +84,7 @@ __all__ = [
     "tile_grid",
     "to_canonical",
     "to_display",
+    "volume_format",
     "write_png",
     "write_volume",
 ]

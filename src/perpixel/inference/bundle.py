@@ -10,7 +10,7 @@ bundle/
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,40 @@ from torch import nn
 
 from perpixel.errors import InputError
 from perpixel.files import make_folder, read_json, write_json, write_text
-from perpixel.images import Normalisation
+from perpixel.images import Normalisation, VolumeNormalisation
+from perpixel.inference.components import ComponentRule
 from perpixel.inference.crf.settings import CrfSettings
 from perpixel.labels import ClassTable
 from perpixel.models import MODELS, create_model, option_names
 from perpixel.models.weights import load_weights, save_weights
 
 FORMAT = 1
+
+
+@dataclass(frozen=True)
+class VolumeForm:
+    """What else prediction needs to know of a net of volumes.
+
+    Attributes:
+        spacing_mm: voxel size (depth, row, column) that the net was trained at.
+        mirror: axes along which it was trained with mirror images, which test-time augmentation may use.
+        rules: class index -> which of its connected components are kept, for the classes that this helps.
+    """
+
+    spacing_mm: tuple[float, float, float]
+    mirror: tuple[bool, bool, bool]
+    rules: dict[int, ComponentRule] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        rules = {str(label): asdict(rule) for label, rule in self.rules.items()}
+        return {"spacing_mm": list(self.spacing_mm), "mirror": list(self.mirror), "rules": rules}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> VolumeForm:
+        depth, row, column = (float(side) for side in value["spacing_mm"])
+        along = tuple(bool(is_mirrored) for is_mirrored in value["mirror"])
+        rules = {int(label): ComponentRule(**rule) for label, rule in value["rules"].items()}
+        return cls((depth, row, column), (along[0], along[1], along[2]), rules)
 
 
 @dataclass(frozen=True)
@@ -36,11 +63,14 @@ class BundleConfig:
         model, options: name in MODELS and the options that it was made with.
         channels: image channels.
         scale: working scale: images are resized by this factor before the net, logits back after it.
-        tile: (h, w) in source pixels; larger images are predicted in overlapping windows of this size.
+        normalisation: of images, or of volumes.
+        tile: (h, w) in source pixels; larger images are predicted in overlapping windows of this size. Of volumes
+            (d, h, w) in voxels of the training spacing.
         precision: "bf16" or "fp32" arithmetic that the net was trained and validated in.
         temperature: logits are divided by it before softmax, so that probabilities can be believed; 1 until calibrated.
         crf: settings of the fully connected CRF that `perpixel tune-crf` has chosen; None where it has not, or where
             none was found that helps.
+        volume: what only volumes need; None for images.
         training, data, versions: for people and for reports; of these, prediction looks only at training["mirrors"],
             the kinds of mirror images that test-time augmentation may use.
     """
@@ -49,15 +79,21 @@ class BundleConfig:
     options: dict[str, Any]
     channels: int
     classes: ClassTable
-    normalisation: Normalisation
+    normalisation: Normalisation | VolumeNormalisation
     scale: float
-    tile: tuple[int, int]
+    tile: tuple[int, ...]
     precision: str
     training: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     temperature: float = 1.0
     crf: CrfSettings | None = None
+    volume: VolumeForm | None = None
+
+    @property
+    def spatial_dims(self) -> int:
+        """2 for images, 3 for volumes."""
+        return 2 if self.volume is None else 3
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -72,6 +108,7 @@ class BundleConfig:
             "precision": self.precision,
             "temperature": self.temperature,
             **({} if self.crf is None else {"crf": self.crf.to_json()}),
+            **({} if self.volume is None else {"volume": self.volume.to_json()}),
             "training": self.training,
             "data": self.data,
             "versions": self.versions,
@@ -85,6 +122,7 @@ class BundleConfig:
             InputError: a key is missing or of the wrong kind, or a newer format.
         """
         try:
+            is_volume = value.get("volume") is not None
             if value["format"] > FORMAT:
                 raise InputError(
                     f"{where}: bundle format {value['format']} is newer than what this perpixel reads ({FORMAT}): "
@@ -95,17 +133,18 @@ class BundleConfig:
                 options=dict(value["model"]["options"]),
                 channels=int(value["channels"]),
                 classes=ClassTable.from_json(value["classes"], where),
-                normalisation=Normalisation.from_json(value["normalisation"]),
+                normalisation=(VolumeNormalisation if is_volume else Normalisation).from_json(value["normalisation"]),
                 scale=float(value["scale"]),
-                tile=(int(value["tile"][0]), int(value["tile"][1])),
+                tile=tuple(int(side) for side in value["tile"][: 3 if is_volume else 2]),
                 precision=str(value["precision"]),
                 training=dict(value["training"]),
                 data=dict(value["data"]),
                 versions=dict(value["versions"]),
                 temperature=_temperature(value.get("temperature", 1.0), where),
                 crf=None if value.get("crf") is None else CrfSettings.from_json(value["crf"], where),
+                volume=VolumeForm.from_json(value["volume"]) if is_volume else None,
             )
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
             raise InputError(f"{where}: not a bundle's config ({error!r}): export or train the bundle again") from error
 
 

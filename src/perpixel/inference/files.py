@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from perpixel.errors import InputError
 from perpixel.files import atomic, make_folder, read_json, write_json
 from perpixel.images import read_image, to_display, write_png
+from perpixel.inference.bundle import BundleConfig
 from perpixel.inference.crf.settings import CrfSettings
 from perpixel.inference.crf_steps import CrfSteps
 from perpixel.inference.predictor import Prediction, Predictor
@@ -23,6 +25,8 @@ from perpixel.labels import overlay
 RECORD = "predictions.json"
 OVERLAYS, PROBS, STEPS = "overlays", "probs", "crf_steps"
 UNCERTAINTIES = ("uncertainty", "model_uncertainty")
+# What results look like, beside that record.
+RESULTS = ("*.png", "*.npy", "*.nii", "*.nii.gz", "*.tif")
 
 
 def predict_files(
@@ -66,7 +70,10 @@ def predict_files(
     settings: dict[str, Any] = {"tta": tta}
     if samples:
         settings |= {"samples": samples, "seed": seed}
-    _claim(folder, predictor, settings | ({} if crf is None else {"crf": crf.to_json()}), overwrite)
+    config = predictor.config
+    record = {"model": fingerprint(predictor.model, config, predictor.precision), **settings}
+    record |= {} if crf is None else {"crf": crf.to_json()}
+    claim(folder, record | {"classes": config.classes.to_json()}, overwrite)
     if crf is not None:
         settings["crf"] = crf
     maps = UNCERTAINTIES[: 2 if samples else 1] if uncertainty else ()
@@ -116,9 +123,12 @@ def _refuse_own_inputs(images: Sequence[Path], names: Sequence[str], folder: Pat
             raise InputError(f"{image}: its label map would be written over it: choose another --out than its folder")
 
 
-def _claim(folder: Path, predictor: Predictor, settings: dict[str, Any], overwrite: bool) -> None:
-    """Write down who makes the results here; refuse to mix them with another's."""
-    record = {"model": fingerprint(predictor), **settings, "classes": predictor.config.classes.to_json()}
+def claim(folder: Path, record: dict[str, Any], overwrite: bool) -> None:
+    """Write down who makes the results here; refuse to mix them with another's.
+
+    Args:
+        overwrite: remove those of another.
+    """
     path = folder / RECORD
     if path.is_file() and not overwrite:
         found: Any = read_json(path)
@@ -129,20 +139,22 @@ def _claim(folder: Path, predictor: Predictor, settings: dict[str, Any], overwri
             )
     if overwrite and path.is_file():
         path.unlink()
-        for stale in [*folder.rglob("*.png"), *folder.glob(f"{PROBS}/**/*.npy")]:
-            stale.unlink()
+        for pattern in RESULTS:
+            for stale in folder.rglob(pattern):
+                stale.unlink()
     write_json(path, record)
 
 
-def fingerprint(predictor: Predictor) -> str:
+def fingerprint(model: nn.Module, config: BundleConfig, precision: str) -> str:
     """SHA-256 over the weights and everything in the config that changes an answer."""
     digest = hashlib.sha256()
-    for name, value in sorted(predictor.model.state_dict().items()):
+    for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().view(-1).numpy().tobytes())
-    content = predictor.config.to_json()
-    kept = {key: content[key] for key in ("model", "channels", "classes", "normalisation", "scale", "tile")}
-    digest.update(json.dumps({**kept, "precision": predictor.precision}, sort_keys=True).encode())
+    content = config.to_json()
+    parts = ("model", "channels", "classes", "normalisation", "scale", "tile", "volume")
+    kept = {key: content[key] for key in parts if key in content}
+    digest.update(json.dumps({**kept, "precision": precision}, sort_keys=True).encode())
     return digest.hexdigest()
 
 

@@ -110,7 +110,7 @@ def choose_view(predictor: Predictor, image: np.ndarray, point: tuple[int, int] 
     stops = [min(side, start + longest) for start, side in zip(starts, image.shape)]
     return View(
         values=image[starts[0] : stops[0], starts[1] : stops[1]],
-        limits=predictor.config.normalisation.limits(image),
+        limits=predictor.normalisation.limits(image),
         box=(starts[1], starts[0], stops[1], stops[0]),
         point=None if point is None else (point[0] - starts[0], point[1] - starts[1]),
         is_part=(stops[0] - starts[0], stops[1] - starts[1]) != image.shape[:2],
@@ -158,7 +158,7 @@ def net_input(predictor: Predictor, view: View) -> Tensor:
     """(1, C, h, w): the view normalised and at the working scale, as the net gets it."""
     config = predictor.config
     low, high = (tuple(float(value) for value in ends) for ends in view.limits)
-    normalisation = replace(config.normalisation, low=low, high=high, per_image=False)
+    normalisation = replace(predictor.normalisation, low=low, high=high, per_image=False)
     values = torch.from_numpy(normalisation.apply(view.values)).permute(2, 0, 1)[None]
     if config.scale != 1.0:
         size = [max(1, round(side * config.scale)) for side in view.values.shape[:2]]

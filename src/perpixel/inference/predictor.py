@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perpixel.errors import InputError
-from perpixel.images import read_image
-from perpixel.inference.bundle import BundleConfig, load_bundle
+from perpixel.images import Normalisation, read_image
+from perpixel.inference.bundle import BundleConfig
 from perpixel.inference.crf.dense import OnStep
 from perpixel.inference.crf.settings import CrfSettings
 from perpixel.inference.refine import refined
@@ -78,7 +78,8 @@ class Predictor:
         device: str | torch.device = "cpu",
         precision: str | None = None,
     ) -> None:
-        self.config = config
+        assert isinstance(config.normalisation, Normalisation)
+        self.config, self.normalisation = config, config.normalisation
         self.device = torch.device(device)
         self.precision = precision or config.precision
         self.model = model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -118,7 +119,7 @@ class Predictor:
         check_samples(self.model, samples)
         array = self.as_image(image)
         tensor = torch.from_numpy(_torch_ready(array)).permute(2, 0, 1)[None]
-        limits = self.config.normalisation.limits(array)
+        limits = self.normalisation.limits(array)
         with sampling(self.model, self.device, seed) if samples else nullcontext():
             result = sliding_window(
                 self._runner(limits, tta, samples),
@@ -141,7 +142,7 @@ class Predictor:
             confidence=result.confidence,
         )
         if crf is not None:
-            prediction = refined(prediction, array, self.config.normalisation, crf, on_crf_step)
+            prediction = refined(prediction, array, self.normalisation, crf, on_crf_step)
         return prediction if probs else replace(prediction, probs=None)
 
     def crf_settings(self) -> CrfSettings:
@@ -183,13 +184,13 @@ class Predictor:
         )
 
     def _runner(self, limits: tuple[np.ndarray, np.ndarray], tta: bool, samples: int) -> Run:
-        config, device = self.config, self.device
+        device = self.device
         views = self.mirrors() if tta else []
         shape = (1, -1, 1, 1)
         low = torch.as_tensor(np.asarray(limits[0], np.float32), device=device).view(shape)
         high = torch.as_tensor(np.asarray(limits[1], np.float32), device=device).view(shape)
-        mean = torch.as_tensor(np.asarray(config.normalisation.mean, np.float32), device=device).view(shape)
-        std = torch.as_tensor(np.asarray(config.normalisation.std, np.float32), device=device).view(shape)
+        mean = torch.as_tensor(np.asarray(self.normalisation.mean, np.float32), device=device).view(shape)
+        std = torch.as_tensor(np.asarray(self.normalisation.std, np.float32), device=device).view(shape)
         factor = 1 / ((high - low).clamp_min(1e-12) * std)
         offset = -low * factor - mean / std
 
@@ -266,28 +267,3 @@ def _torch_ready(array: np.ndarray) -> np.ndarray:
     if array.dtype in (np.uint8, np.float32):
         return np.ascontiguousarray(array)
     return array.astype(np.float32)
-
-
-def load(
-    path: str | Path,
-    *,
-    device: str | None = None,
-    backend: str = "auto",
-    prune_level: int | None = None,
-    output_stride: int | None = None,
-) -> Predictor:
-    """A predictor from a bundle or a finished run.
-
-    Args:
-        device: "cpu", "cuda", "mps"; None takes a GPU where there is one.
-        backend: "auto" or "torch".
-        prune_level: 1 to 4 keeps only that part of a U-Net++ trained with deep supervision: smaller and faster.
-        output_stride: 8 or 16 runs a DeepLab v3 or v3+ at this stride: finer, or faster, than it was trained.
-    Raises:
-        InputError: not a bundle, damaged, an unknown backend, or a model that cannot be pruned.
-    """
-    if backend not in ("auto", "torch"):
-        raise InputError(f"unknown backend '{backend}': choose auto or torch")
-    model, config = load_bundle(path, prune_level=prune_level, output_stride=output_stride)
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Predictor(model, config, device=chosen)

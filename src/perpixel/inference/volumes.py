@@ -9,7 +9,7 @@ Probabilities are turned into classes as soon as no later window reaches them (`
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import combinations
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from perpixel.errors import InputError
 from perpixel.images import Volume, find_coarse_axis, read_volume, resample_image, resampled_shape
+from perpixel.inference.components import ComponentRule, clean_components
 from perpixel.inference.predictor import Prediction
 from perpixel.inference.regrid import Regrid
 from perpixel.inference.sliding import Run, part_at, sliding_window
@@ -66,6 +67,7 @@ class VolumePredictor:
             patches are.
         normalise, spacing_mm: as in `prepare_volume`; `spacing_mm` is the training spacing.
         mirror: axes (depth, row, column) along which the model was trained with mirror images.
+        rules: class -> which of its connected components are kept; the others become background. Probabilities stay.
         temperature: logits are divided by it.
         precision: "bf16" | "fp32".
     """
@@ -80,6 +82,7 @@ class VolumePredictor:
         normalise: Normalise | None = None,
         spacing_mm: Triple | None = None,
         mirror: Sequence[bool] = (False, False, False),
+        rules: Mapping[int, ComponentRule] | None = None,
         overlap: float = VOLUME_OVERLAP,
         temperature: float = 1.0,
         device: str | torch.device = "cpu",
@@ -89,6 +92,7 @@ class VolumePredictor:
         self.model = model.to(self.device).eval()
         self.classes, self.channels, self.tile = classes, channels, tile
         self.normalise, self.spacing_mm, self.mirror = normalise, spacing_mm, tuple(mirror)
+        self.rules = dict(rules or {})
         self.overlap, self.temperature, self.precision = overlap, temperature, precision
 
     def predict(
@@ -135,8 +139,11 @@ class VolumePredictor:
             onto=onto,
             on_tile=on_tile,
         )
+        label_map = result.label_map.astype(self.classes.dtype, copy=False)
+        if self.rules:
+            label_map = clean_components(label_map, self.rules)
         return Prediction(
-            label_map=result.label_map.astype(self.classes.dtype, copy=False),
+            label_map=label_map,
             classes=self.classes,
             probs=result.probs,
             uncertainty=result.uncertainty,

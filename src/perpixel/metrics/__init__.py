@@ -46,7 +46,7 @@ from perpixel.metrics.objects import (
 )
 from perpixel.metrics.panoptic import PANOPTIC_DEFINITIONS, PanopticQuality, panoptic_counts, panoptic_quality
 from perpixel.metrics.per_image import per_group_table, per_image_table
-from perpixel.metrics.scores import CLASS_STATISTICS, DEFINITIONS, STATISTICS, Scores, compute_scores
+from perpixel.metrics.scores import CLASS_STATISTICS, DEFINITIONS, STATISTICS, Scores, compute_scores, dice, iou
 from perpixel.metrics.skeleton import SKELETON_DEFINITIONS, skeleton_counts, skeletonise
 from perpixel.metrics.surface import SurfaceDistances, surface_distances
 from perpixel.metrics.temperature import TemperatureFit, fit_temperature
@@ -91,10 +91,12 @@ __all__ = [
     "connected_objects",
     "contour_counts",
     "detection_rows",
+    "dice",
     "exact_mean",
     "fit_temperature",
     "instance_counts",
     "instance_scores",
+    "iou",
     "match_f1",
     "match_precision",
     "match_recall",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from perpixel.models import create_model
 
 # Layers that keep the signal's size whatever the weights are.
-NORMALISATIONS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 # Crops that steps are timed on: small enough to take a blink, large enough to be representative.
 SIDE = 192
@@ -72,6 +72,40 @@ def seconds_per_megapixel(
     return sorted(times)[len(times) // 2] / megapixels
 
 
+def seconds_per_step(
+    model: str,
+    options: dict[str, Any],
+    *,
+    in_channels: int,
+    num_classes: int,
+    device: str,
+    precision: str,
+    size: tuple[int, ...],
+    batch_size: int,
+    hopeless: float = float("inf"),
+    steps: int = 3,
+) -> float:
+    """Seconds of forward, backward and SGD for a batch of volumes. The median of `steps` after one warm-up.
+
+    Args:
+        size: (d, h, w) of the patches.
+        hopeless: seconds that are too many in any case: if the first step says so clearly, there is no second.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = create_model(model, in_channels=in_channels, num_classes=num_classes, **options).to(device).train()
+        margin = getattr(net, "margin", 0)
+        sides = net.fit_size(tuple(side + 2 * margin for side in size)) if margin else size  # type: ignore[operator]
+        image = torch.randn(batch_size, in_channels, *sides, device=device)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-6)
+    first_s = _step(net, optimizer, image, device, precision)
+    if first_s > COLD * hopeless:
+        return first_s / COLD
+    steps = 1 if first_s > LONG_STEP_S else steps
+    times = [_step(net, optimizer, image, device, precision) for _ in range(steps)]
+    return sorted(times)[len(times) // 2]
+
+
 def _step(net: nn.Module, optimizer: torch.optim.Optimizer, image: torch.Tensor, device: str, precision: str) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
@@ -99,20 +133,20 @@ def training_bytes(
     *,
     in_channels: int,
     num_classes: int,
-    size: tuple[int, int],
+    size: tuple[int, ...],
     batch_size: int,
     precision: str,
 ) -> float:
     """About how much memory a training step takes. Nothing is computed: shapes without values pass through the net.
 
     Args:
-        size: (height, width) of the crops.
+        size: (height, width) of the crops, (depth, height, width) of patches of volumes.
     """
     with torch.device("meta"):
         options = {name: value for name, value in options.items() if name != "weights"}
         net = create_model(model, in_channels=in_channels, num_classes=num_classes, **options).train()
         margin = getattr(net, "margin", 0)
-        fitted = net.fit_size((size[0] + 2 * margin, size[1] + 2 * margin)) if margin else size  # type: ignore[operator]
+        fitted = net.fit_size(tuple(side + 2 * margin for side in size)) if margin else size  # type: ignore[operator]
         image = torch.empty(batch_size, in_channels, *fitted)
     own = {parameter.untyped_storage()._cdata for parameter in net.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
