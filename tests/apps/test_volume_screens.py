@@ -1,4 +1,4 @@
-"""`perpixel check` on volumes, and the verbs that do not take them yet."""
+"""`perpixel check` on volumes."""
 
 from __future__ import annotations
 
@@ -38,8 +38,3 @@ def test_check(scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "voxel sizes are mixed: depth 1 to 2 mm" in screen
     assert "train voxels" in screen and "pixels" not in screen
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"check.json", "fingerprint.json", "check_sheet.png"}
-
-
-def test_training_on_volumes_is_refused_in_one_sentence(scans: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["plan", str(scans)]) == 2
-    assert "holds volumes, which this version checks but does not train on or score yet" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from perpixel.apps.compare_settings import result_of
+from perpixel.apps.wording import main_score
 from perpixel.files import read_json, write_text
 
 FORMAT = 1
@@ -43,19 +44,26 @@ def assemble(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def ranked(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The models, best test mIoU first; those that failed or wait come last."""
+    """The models, best test score first; those that failed or wait come last."""
+    main = score_key(document)
 
     def key(row: Mapping[str, Any]) -> tuple[bool, float]:
-        miou = (row.get("scores") or {}).get("miou")
-        return (row["state"] != "done", -(miou if miou is not None else -1.0))
+        score = (row.get("scores") or {}).get(main)
+        return (row["state"] != "done", -(score if score is not None else -1.0))
 
     return sorted(document["models"], key=key)
+
+
+def score_key(document: Mapping[str, Any]) -> str:
+    """The name of the score that the models are ranked by: mIoU of images, structure Dice of volumes."""
+    return main_score(next((row["scores"] for row in document["models"] if row.get("scores")), {}))[0]
 
 
 def write_table(path: Path, document: Mapping[str, Any]) -> Path:
     """compare.csv: one row a model, best first; a cell is empty where there is no number."""
     names = [entry["name"] for entry in document["classes"]]
-    rows = [_row(row, names) for row in ranked(document)]
+    main = score_key(document)
+    rows = [_row(row, names, main) for row in ranked(document)]
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -63,9 +71,9 @@ def write_table(path: Path, document: Mapping[str, Any]) -> Path:
     return write_text(path, text.getvalue())
 
 
-def _row(row: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
+def _row(row: Mapping[str, Any], names: list[str], main: str) -> dict[str, Any]:
     plan, scores, speed = row.get("plan") or {}, row.get("scores") or {}, row.get("speed") or {}
-    low, high = (row.get("intervals") or {}).get("miou") or (None, None)
+    low, high = (row.get("intervals") or {}).get(main) or (None, None)
     ious = {each["name"]: each["iou"] for each in row.get("per_class") or []}
     size = plan.get("crop")
     return {
@@ -76,15 +84,16 @@ def _row(row: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
         "parameters": row.get("parameters"),
         "multiply_adds": row.get("multiply_adds"),
         "scale": plan.get("scale"),
-        "crop": f"{size[0]}x{size[1]}" if size else None,
+        "crop": "x".join(map(str, size)) if size else None,
         "batch_size": plan.get("batch_size"),
         "learning_rate": plan.get("learning_rate"),
         "steps": row.get("steps"),
         "images_seen": row.get("images_seen"),
         "training_s": row.get("training_s"),
+        main: scores.get(main),
+        f"{main}_low": low,
+        f"{main}_high": high,
         "miou": scores.get("miou"),
-        "miou_low": low,
-        "miou_high": high,
         "pixel_accuracy": scores.get("pixel_accuracy"),
         "mean_dice": scores.get("mean_dice"),
         "prediction_ms": speed.get("ms"),

@@ -11,11 +11,12 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from perpixel.apps.compare_document import ranked
+from perpixel.apps.compare_document import ranked, score_key
 from perpixel.apps.pages import render_page, write_page
 from perpixel.apps.report_figures import INK, Curve, draw_panel, embed_picture
 from perpixel.apps.report_views import css_colour
 from perpixel.apps.wording import (
+    MAIN_SCORES,
     format_duration,
     format_interval,
     format_large,
@@ -42,6 +43,13 @@ COSTS = (
     ("ms", "Prediction time", "milliseconds an image, fp32"),
 )
 
+# What the scores mean that models are ranked by.
+MEANINGS = {
+    "miou": "the mean over the classes of the share of pixels that prediction and truth have in common (intersection "
+    "over union)",
+    "structure_dice": "the mean over the structures of their mean Dice over the volumes, each by itself",
+}
+
 
 def write_comparison(folder: Path, document: Row, out: Path) -> Path:
     """Write the page of a comparison, finished or not.
@@ -55,7 +63,7 @@ def write_comparison(folder: Path, document: Row, out: Path) -> Path:
 
 def render(folder: Path, document: Row) -> str:
     """The page as text."""
-    rows = [_view(number, row) for number, row in enumerate(ranked(document))]
+    rows = [_view(number, row, score_key(document)) for number, row in enumerate(ranked(document))]
     done = [row for row in rows if row["state"] == "done"]
     return render_page(
         "compare.html.jinja",
@@ -65,7 +73,7 @@ def render(folder: Path, document: Row) -> str:
         rows=rows,
         done=done,
         others=[row for row in rows if row["state"] != "done"],
-        best=max((row["miou"] for row in done if row["miou"] is not None), default=None),
+        best=max((row["score"] for row in done if row["score"] is not None), default=None),
         costs=[panel for panel in (_cost_panel(done, *cost) for cost in COSTS) if panel is not None],
         learning=_learning_panel(done),
         classes=_classes(document, done),
@@ -74,12 +82,14 @@ def render(folder: Path, document: Row) -> str:
         settings=[(key.replace("_", " "), format_setting(value)) for key, value in document["settings"].items()],
         size=document["size"],
         split=document["split"],
+        score=MAIN_SCORES[score_key(document)],
+        meaning=MEANINGS[score_key(document)],
         machines=sorted({row["machine"] for row in done}),
         labels=[row["label"] for row in rows],
     )
 
 
-def _view(number: int, row: Row) -> dict[str, Any]:
+def _view(number: int, row: Row, main: str) -> dict[str, Any]:
     """One model as the template prints it: its number by rank, its colour and stroke, and its values."""
     scores, speed = row.get("scores") or {}, row.get("speed") or {}
     plan = row.get("plan") or {}
@@ -96,9 +106,10 @@ def _view(number: int, row: Row) -> dict[str, Any]:
         "rank": number + 1,
         "colour": COLOURS[number % len(COLOURS)],
         "stroke": STROKES[number // len(COLOURS) % len(STROKES)],
-        "miou": scores.get("miou"),
+        "score": scores.get(main),
+        "score_title": MAIN_SCORES[main],
         "pixel_accuracy": scores.get("pixel_accuracy"),
-        "interval": (row.get("intervals") or {}).get("miou"),
+        "interval": (row.get("intervals") or {}).get(main),
         "curve": row.get("curve") or [],
         "per_class": row.get("per_class") or [],
     }
@@ -125,20 +136,20 @@ def _subtitle(document: Row) -> str:
 def _tiles(done: Sequence[Row], rows: Sequence[Row]) -> list[dict[str, str]]:
     """The winners: best score, fastest, smallest."""
     tiles = []
-    scored = [row for row in done if row["miou"] is not None]
+    scored = [row for row in done if row["score"] is not None]
     if scored:
         first = scored[0]
-        note = f"mIoU {format_score(first['miou'])} ({format_interval(first['interval'])})"
+        note = f"{first['score_title']} {format_score(first['score'])} ({format_interval(first['interval'])})"
         tiles.append({"title": "best", "value": first["label"], "note": note})
     timed = [row for row in done if row["ms"] is not None]
     if timed:
         quick = min(timed, key=lambda row: row["ms"])
-        note = f"{format_rate(quick['ms'])} ms an image, mIoU {format_score(quick['miou'])}"
+        note = f"{format_rate(quick['ms'])} ms an image, {quick['score_title']} {format_score(quick['score'])}"
         tiles.append({"title": "fastest", "value": quick["label"], "note": note})
     counted = [row for row in done if row["parameters"]]
     if counted:
         small = min(counted, key=lambda row: row["parameters"])
-        note = f"{format_large(small['parameters'])} parameters, mIoU {format_score(small['miou'])}"
+        note = f"{format_large(small['parameters'])} parameters, {small['score_title']} {format_score(small['score'])}"
         tiles.append({"title": "smallest", "value": small["label"], "note": note})
     failed = sum(row["state"] == "failed" for row in rows)
     note = f"{failed} failed" if failed else "all done" if len(done) == len(rows) else "not finished yet"
@@ -147,27 +158,27 @@ def _tiles(done: Sequence[Row], rows: Sequence[Row]) -> list[dict[str, str]]:
 
 
 def _cost_panel(rows: Sequence[Row], key: str, title: str, axis: str) -> Curve | None:
-    """mIoU over one cost, a numbered point a model; the line joins those that no other beats in both."""
-    shown = [row for row in rows if row["miou"] is not None and is_number(row[key]) and row[key] > 0]
+    """The score over one cost, a numbered point a model; the line joins those that no other beats in both."""
+    shown = [row for row in rows if row["score"] is not None and is_number(row[key]) and row[key] > 0]
     if not shown:
         return None
     factor = 1 / 60 if key == "training_s" else 1.0
 
     def plot(axes: Axes) -> None:
         front = sorted(_unbeaten(shown, key), key=lambda row: row[key])
-        xs, ys = [row[key] * factor for row in front], [row["miou"] for row in front]
+        xs, ys = [row[key] * factor for row in front], [row["score"] for row in front]
         axes.plot(xs, ys, color=INK, alpha=0.25, linewidth=1, zorder=1)
         for row in shown:
             x = row[key] * factor
             if row["interval"] and all(is_number(end) for end in row["interval"]):
                 axes.plot([x, x], row["interval"], color=row["colour"], alpha=0.4, linewidth=1.2, zorder=2)
-            said = f"{row['label']}: mIoU {format_score(row['miou'])}, {_cost_text(key, row[key])}"
-            axes.plot(x, row["miou"], "o", color=row["colour"], markersize=13, zorder=3, gid=_titled(said))
-            axes.text(x, row["miou"], str(row["rank"]), color="white", fontsize=7.5, ha="center", va="center_baseline",
+            said = f"{row['label']}: {row['score_title']} {format_score(row['score'])}, {_cost_text(key, row[key])}"
+            axes.plot(x, row["score"], "o", color=row["colour"], markersize=13, zorder=3, gid=_titled(said))
+            axes.text(x, row["score"], str(row["rank"]), color="white", fontsize=7.5, ha="center", va="center_baseline",
                       weight="bold", zorder=4)  # fmt: skip
         _span(axes, [row[key] * factor for row in shown], is_log=key != "training_s")
         axes.set_xlabel(axis)
-        axes.set_ylabel("mIoU")
+        axes.set_ylabel(shown[0]["score_title"])
 
     return Curve(title, _with_titles(draw_panel(plot, key, inches=(5.4, 3.0))))
 
@@ -201,15 +212,15 @@ def _unbeaten(rows: Sequence[Row], key: str) -> list[Row]:
         row
         for row in rows
         if not any(
-            other[key] <= row[key] and other["miou"] >= row["miou"]
-            and (other[key] < row[key] or other["miou"] > row["miou"])
+            other[key] <= row[key] and other["score"] >= row["score"]
+            and (other[key] < row[key] or other["score"] > row["score"])
             for other in rows
         )
     ]  # fmt: skip
 
 
 def _learning_panel(rows: Sequence[Row]) -> str | None:
-    """Validation mIoU of every model over its training time."""
+    """Validation score of every model over its training time."""
     shown = [row for row in rows if row["curve"]]
     if not shown:
         return None
@@ -227,7 +238,7 @@ def _learning_panel(rows: Sequence[Row]) -> str | None:
         axes.set_ylim(bottom=0)
         axes.set_xlim(0, longest / unit * 1.05)
         axes.set_xlabel(f"{name} of training")
-        axes.set_ylabel("validation mIoU")
+        axes.set_ylabel(f"validation {shown[0]['score_title']}")
 
     return _with_titles(draw_panel(plot, "learning", inches=(11.5, 4.0)))
 
@@ -274,7 +285,7 @@ def _pictures(folder: Path, document: Row, done: Sequence[Row]) -> list[dict[str
             file = picture["predictions"].get(row["label"])
             source = _embed(folder, file, is_map=True) if file else None
             title = f"{row['rank']} {row['label']}"
-            figures.append({"title": title, "score": picture["miou"].get(row["label"]), "source": source})
+            figures.append({"title": title, "score": picture["scores"].get(row["label"]), "source": source})
         shown.append({"why": picture["why"], "name": picture["name"], "figures": figures})
     return shown
 

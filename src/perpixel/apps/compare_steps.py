@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,15 @@ import numpy as np
 
 from perpixel.apps.compare_settings import entries_of, entry_config, read_settings, result_of
 from perpixel.apps.report_parts import read_log
-from perpixel.apps.wording import is_number
+from perpixel.apps.wording import is_number, main_score
 from perpixel.data import CheckResult, Dataset, Sample, open_dataset
 from perpixel.engine.run_folder import RunFolder
+from perpixel.engine.volume_pictures import PredictedCase, plane_pictures
 from perpixel.errors import InputError
 from perpixel.files import read_json, write_json
 from perpixel.images import resize_image, to_display, write_png
-from perpixel.labels import colourise, resize_label_map
+from perpixel.inference import Prediction, Predictor, VolumePredictor
+from perpixel.labels import ClassTable, colourise, resize_label_map
 from perpixel.planning import Plan
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -30,6 +34,59 @@ OnEvent = Callable[[dict[str, Any]], None]
 TURNS, TURN_S, TURN_PASSES = 3, 0.5, 10
 # Longest side of the pictures side by side.
 PICTURE_SIDE = 420
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """An image or a volume with its truth: `image` as its predictor takes it, `spacing_mm` of a volume."""
+
+    image: np.ndarray
+    target: np.ndarray
+    spacing_mm: tuple[float, float, float] | None
+
+    @classmethod
+    def of(cls, dataset: Dataset, sample: Sample) -> Loaded:
+        """Read a sample."""
+        if dataset.spatial_dims == 2:
+            return cls(*dataset.load(sample), None)
+        case = dataset.load_case(sample)
+        assert case.label_map is not None
+        return cls(case.image, case.label_map, case.spacing_mm)
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """(H, W) or (D, H, W)."""
+        return self.target.shape
+
+    def predict(self, predictor: Predictor | VolumePredictor) -> Prediction:
+        """What a model says of it."""
+        if isinstance(predictor, VolumePredictor):
+            return predictor.predict(self.image, spacing_mm=self.spacing_mm)
+        return predictor.predict(self.image)
+
+    def pictures(self, table: ClassTable) -> dict[str, np.ndarray]:
+        """The image and the truth."""
+        if self.spacing_mm is not None:
+            planes = self._planes(self.target, table)
+            return {kind: planes[kind] for kind in ("image", "truth")}
+        shown = resize_image(to_display(self.image), self._shown_size())
+        return {"image": shown, "truth": self.picture_of(self.target, table)}
+
+    def picture_of(self, label_map: np.ndarray, table: ClassTable) -> np.ndarray:
+        """A label map in class colours; of a volume three planes."""
+        if self.spacing_mm is not None:
+            return self._planes(label_map, table)["prediction"]
+        return colourise(resize_label_map(label_map, self._shown_size()), table)
+
+    def _planes(self, label_map: np.ndarray, table: ClassTable) -> dict[str, np.ndarray]:
+        assert self.spacing_mm is not None
+        nowhere = np.zeros(self.size, np.float32)
+        return plane_pictures(PredictedCase(self.image, self.target, label_map, nowhere, self.spacing_mm), table)
+
+    def _shown_size(self) -> tuple[int, int]:
+        height, width = self.size
+        factor = min(1.0, PICTURE_SIDE / max(height, width))
+        return max(1, round(height * factor)), max(1, round(width * factor))
 
 
 def train_and_judge(folder: Path, label: str, *, on_event: OnEvent) -> dict[str, Any]:
@@ -64,14 +121,15 @@ def _facts(run: RunFolder, split: str) -> dict[str, Any]:
     plan = Plan.from_json({"lines": run.read("plan.json")["lines"]})
     config, metrics = run.read("config.json"), read_json(run.bundle / "metrics.json")
     scores = read_json(run.path / "evaluation" / split / "scores.json")
-    validations = [event for event in read_log(run.log) if event["kind"] == "validation" and is_number(event["miou"])]
+    main, _ = main_score(scores["scores"])
+    validations = [event for event in read_log(run.log) if event["kind"] == "validation" and is_number(event.get(main))]
     shown = ("scale", "crop", "batch_size", "learning_rate", "optimizer", "loss", "precision")
     return {
         "options": {name: value for name, value in plan["options"].items() if name != "weights" or value},
         "plan": {name: plan[name] for name in shown if name in plan},
         **_describe(run),
         **_length(run, plan, config, metrics),
-        "curve": [[event["elapsed_s"], event["step"], event["miou"]] for event in validations],
+        "curve": [[event["elapsed_s"], event["step"], event[main]] for event in validations],
         "num_images": scores["num_images"],
         "scores": scores["scores"],
         "intervals": scores["intervals"],
@@ -101,18 +159,20 @@ def _describe(run: RunFolder) -> dict[str, Any]:
 
     model, config = load_bundle(run.bundle)
     sides = run.read("fingerprint.json")["sizes"]["median"]
-    height, width = (max(1, round(side * config.scale)) for side in sides)
+    if config.volume is not None:
+        sides = run.read("fingerprint.json")["volumes"]["resampled_sizes"]["median"]
+    working = [max(1, round(side * config.scale)) for side in sides]
     if config.model in FORESTS:  # what it holds is counted in nodes, and what it does in comparisons
-        return {"parameters": None, "multiply_adds": None, "working_size": [height, width]}
+        return {"parameters": None, "multiply_adds": None, "working_size": working}
     margin = getattr(model, "margin", 0)
-    size = model.fit_size((height + 2 * margin, width + 2 * margin)) if margin else (height, width)  # type: ignore[operator]
+    size = model.fit_size(tuple(side + 2 * margin for side in working)) if margin else tuple(working)  # type: ignore[operator]
     try:
         described = describe(model, in_channels=config.channels, size=size)
         multiply_adds: int | None = described.multiply_adds
     except InputError:
         multiply_adds = None
     parameters = sum(value.numel() for value in model.parameters() if value.requires_grad)
-    return {"parameters": parameters, "multiply_adds": multiply_adds, "working_size": [height, width]}
+    return {"parameters": parameters, "multiply_adds": multiply_adds, "working_size": working}
 
 
 def _machine(config: dict[str, Any]) -> str:
@@ -131,7 +191,7 @@ def measure(folder: Path, *, on_event: OnEvent) -> dict[str, Any]:
     dataset = open_dataset(settings["data"], classes=folder / "classes.json", splits=folder / "splits.json", **reading)
     samples = dataset.split(settings["split"])
     device = settings["training"].get("device", "auto")
-    speed, size = _time_all(folder, labels, dataset.load_image(samples[0]), device, on_event)
+    speed, size = _time_all(folder, labels, Loaded.of(dataset, samples[0]), device, on_event)
     chosen = choose_images(folder, labels, settings["split"])
     pictures = _side_by_side(folder, labels, dataset, samples, chosen, device, on_event)
     measured = {"state": "done", "speed": speed, "size": size, "pictures": pictures}
@@ -140,17 +200,17 @@ def measure(folder: Path, *, on_event: OnEvent) -> dict[str, Any]:
 
 
 def _time_all(
-    folder: Path, labels: Sequence[str], image: np.ndarray, device: str, on_event: OnEvent
+    folder: Path, labels: Sequence[str], loaded: Loaded, device: str, on_event: OnEvent
 ) -> tuple[dict[str, Any], list[int]]:
     """Seconds that each model takes for one image, in fp32: median and least of all passes over all turns."""
     passes: dict[str, list[float]] = {label: [] for label in labels}
     total = TURNS * len(labels)
     for turn in range(TURNS):
         for number, label in enumerate(labels):
-            passes[label] += _time_one(folder / label, image, device)
+            passes[label] += _time_one(folder / label, loaded, device)
             done = turn * len(labels) + number + 1
             on_event({"kind": "progress", "done": done, "total": total, "text": f"time {label}"})
-    megapixels = image.shape[0] * image.shape[1] / 1e6
+    megapixels = math.prod(loaded.size) / 1e6
     speed = {}
     for label, seconds in passes.items():
         median = statistics.median(seconds)
@@ -160,20 +220,20 @@ def _time_all(
             "megapixels_per_s": round(megapixels / median, 4),
             "passes": len(seconds),
         }
-    return speed, [image.shape[0], image.shape[1]]
+    return speed, list(loaded.size)
 
 
-def _time_one(run: Path, image: np.ndarray, device: str) -> list[float]:
+def _time_one(run: Path, loaded: Loaded, device: str) -> list[float]:
     """Seconds of each pass of one turn. One model is in memory at a time."""
     from perpixel.inference import load_bundle, make_predictor
 
     model, config = load_bundle(run)
     predictor = make_predictor(model, config, device=_torch_device(device), precision="fp32")
-    predictor.predict(image)  # warms up
+    loaded.predict(predictor)  # warms up
     seconds: list[float] = []
     while len(seconds) < TURN_PASSES and sum(seconds) < TURN_S:
         began = time.perf_counter()
-        predictor.predict(image)  # the label map is on the CPU: a GPU has finished too
+        loaded.predict(predictor)  # the label map is on the CPU: a GPU has finished too
         seconds.append(time.perf_counter() - began)
     return seconds
 
@@ -185,7 +245,7 @@ def _torch_device(device: str) -> str:
 
 
 def choose_images(folder: Path, labels: Sequence[str], split: str) -> list[tuple[str, str, dict[str, float]]]:
-    """(why, name, label -> mIoU) of the images to show: easiest, typical and hardest for the models together, and the
+    """(why, name, label -> score) of the images to show: easiest, typical and hardest for the models together, and the
     one that they disagree about most; no image twice."""
     table = {label: _read_scores(folder / label / "evaluation" / split / "per_image.csv") for label in labels}
     names = [name for name in table[labels[0]] if all(name in scores for scores in table.values())]
@@ -205,7 +265,9 @@ def choose_images(folder: Path, labels: Sequence[str], split: str) -> list[tuple
 
 def _read_scores(path: Path) -> dict[str, float]:
     with open(path, encoding="utf-8", newline="") as file:
-        return {row["name"]: float(row["miou"]) for row in csv.DictReader(file) if row["miou"]}
+        rows = list(csv.DictReader(file))
+    key = "mean_dice" if rows and "miou" not in rows[0] else "miou"  # of volumes: of their structures
+    return {row["name"]: float(row[key]) for row in rows if row[key]}
 
 
 def _side_by_side(
@@ -222,27 +284,18 @@ def _side_by_side(
 
     by_name = {sample.name: sample for sample in samples}
     rows: list[dict[str, Any]] = []
-    loaded: list[tuple[np.ndarray, tuple[int, int]]] = []
+    loaded: list[Loaded] = []
     for number, (why, name, scores) in enumerate(chosen, 1):
-        image, size = _write_truth(folder, dataset, by_name[name], number)
-        loaded.append((image, size))
+        loaded.append(Loaded.of(dataset, by_name[name]))
         files = {kind: f"pictures/{number}_{kind}.png" for kind in ("image", "truth")}
-        rows.append({"why": why, "name": name, "miou": scores, **files, "predictions": {}})
+        for kind, picture in loaded[-1].pictures(dataset.classes).items():
+            write_png(folder / files[kind], picture)
+        rows.append({"why": why, "name": name, "scores": scores, **files, "predictions": {}})
     for done, label in enumerate(labels, 1):
         predictor = load(folder / label, device=_torch_device(device))
-        for number, (row, (image, size)) in enumerate(zip(rows, loaded), 1):
-            label_map = resize_label_map(predictor.predict(image).label_map, size)
+        for number, (row, each) in enumerate(zip(rows, loaded), 1):
             row["predictions"][label] = f"pictures/{number}_by_{label}.png"
-            write_png(folder / row["predictions"][label], colourise(label_map, dataset.classes))
+            found = each.picture_of(each.predict(predictor).label_map, dataset.classes)
+            write_png(folder / row["predictions"][label], found)
         on_event({"kind": "progress", "done": done, "total": len(labels), "text": f"pictures of {label}"})
     return rows
-
-
-def _write_truth(folder: Path, dataset: Dataset, sample: Sample, number: int) -> tuple[np.ndarray, tuple[int, int]]:
-    image, target = dataset.load(sample)
-    height, width = target.shape
-    factor = min(1.0, PICTURE_SIDE / max(height, width))
-    size = (max(1, round(height * factor)), max(1, round(width * factor)))
-    write_png(folder / "pictures" / f"{number}_image.png", resize_image(to_display(image), size))
-    write_png(folder / "pictures" / f"{number}_truth.png", colourise(resize_label_map(target, size), dataset.classes))
-    return image, size

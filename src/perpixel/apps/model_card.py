@@ -14,15 +14,15 @@ tags: [semantic-segmentation, {model}]
 ---
 # {model} on {data}
 
-Labels every pixel of an image with one of {num_classes} classes: {classes}.
+Labels every {element} of {a_noun} with one of {num_classes} classes: {classes}.
 
 | | |
 | --- | --- |
 | architecture | {model} {options} |
-| input | {channels} channel(s), any size; working scale {scale:g} |
-| trained on | {train_images} images, data fingerprint {digest} |
+| input | {channels} channel(s), any size; {working} |
+| trained on | {train_images} {noun}s, data fingerprint {digest} |
 | trained for | {length}, {seconds:.0f} s, seed {seed}{start} |
-| validation ({images} images) | mIoU {miou}, pixel accuracy {accuracy}, mean Dice {dice} |
+| validation ({images} {noun}s) | {main}mIoU {miou}, pixel accuracy {accuracy}, mean Dice {dice} |
 | versions | {versions} |
 
 | class | IoU |
@@ -33,12 +33,21 @@ Labels every pixel of an image with one of {num_classes} classes: {classes}.
 import perpixel
 
 predictor = perpixel.load("path/to/this/folder")
-label_map = predictor.predict("image.png").label_map  # (H, W) class indices
+label_map = predictor.predict("{file}").label_map  # {shape} class indices
 ```
 
 mIoU is the mean over classes of true positives over the union, from one confusion matrix of the whole split.
 The licence of the model is for its maker to state; it may depend on that of the training data.
 """
+
+IMAGE_WORDS = {"element": "pixel", "noun": "image", "a_noun": "an image", "file": "image.png", "shape": "(H, W)"}
+VOLUME_WORDS = {
+    "element": "voxel",
+    "noun": "volume",
+    "a_noun": "a volume",
+    "file": "volume.nii.gz",
+    "shape": "(D, H, W), in the canonical orientation,",
+}
 
 
 def model_card(config: BundleConfig, metrics: dict[str, Any]) -> str:
@@ -51,7 +60,9 @@ def model_card(config: BundleConfig, metrics: dict[str, Any]) -> str:
         classes=", ".join(config.classes.names),
         options=", ".join(f"{name}={value}" for name, value in config.options.items()) or "(defaults)",
         channels=config.channels,
-        scale=config.scale,
+        **(IMAGE_WORDS if config.volume is None else VOLUME_WORDS),
+        working=_working(config),
+        main=f"structure Dice {_number(metrics['structure_dice'])}, " if "structure_dice" in metrics else "",
         train_images=config.data["num_images"].get("train", 0),
         digest=config.data["digest"][:12],
         length=f"{metrics['trees']} trees" if "trees" in metrics else f"{metrics['steps']} steps",
@@ -65,6 +76,12 @@ def model_card(config: BundleConfig, metrics: dict[str, Any]) -> str:
         versions=", ".join(f"{name} {version}" for name, version in config.versions.items()),
         rows=rows,
     )
+
+
+def _working(config: BundleConfig) -> str:
+    if config.volume is None:
+        return f"working scale {config.scale:g}"
+    return "resampled to voxels of " + " x ".join(f"{side:.3g}" for side in config.volume.spacing_mm) + " mm"
 
 
 def _start(start: dict[str, Any] | None) -> str:

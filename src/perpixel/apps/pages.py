@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,21 @@ def render_page(template: str, **values: Any) -> str:
     )
     environment.filters.update(FILTERS)
     return environment.get_template(template).render(version=perpixel.__version__, **values)
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script of ours for a page: its text, and the digest by which the page lets it run and nothing else."""
+
+    text: str
+    digest: str
+
+
+def read_script(name: str) -> Script:
+    """The script of this name beside the templates."""
+    text = (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return Script(text, f"sha256-{digest}")
 
 
 def write_page(path: Path, page: str) -> Path:

@@ -21,12 +21,14 @@ from rich.text import Text
 from perpixel.apps.failures import interruptible
 from perpixel.apps.screens import make_console
 from perpixel.apps.wording import (
+    MAIN_SCORES,
     format_count,
     format_duration,
     format_large,
     format_rate,
     format_score,
     is_number,
+    main_score,
     printable,
 )
 
@@ -56,8 +58,8 @@ class ProgressPrinter:
         self.every_s = every_s
         self.clock = clock
         self.total_steps = 0
-        self.best_miou: float | None = None
-        self.live_miou: float | None = None
+        self.live_score: float | None = None
+        self.score_title = MAIN_SCORES["miou"]
         self.live_loss: float | None = None
         self._line_due = clock() + every_s
         self._step_times: list[tuple[int, float]] = []
@@ -101,7 +103,7 @@ class ProgressPrinter:
 
     def on_start(self, event: Event) -> None:
         self.total_steps = int(event.get("total_steps", 0))
-        self.best_miou = self.live_miou = self.live_loss = None  # of another run before this one, perhaps
+        self.live_score = self.live_loss = None  # of another run before this one, perhaps
         self._step_times.clear()
         parts = [f"training for {format_count(self.total_steps)} steps"]
         if is_number(event.get("parameters")):
@@ -121,14 +123,13 @@ class ProgressPrinter:
             self._line(f"step {step}/{self.total_steps or '?'}{share}  {self._step_text(event)}")
 
     def on_validation(self, event: Event) -> None:
-        miou = event.get("miou")
-        self.live_miou = miou if is_number(miou) else None
-        if self.live_miou is not None:
-            self.best_miou = max(self.live_miou, self.best_miou if self.best_miou is not None else self.live_miou)
+        key, self.score_title = main_score(event)
+        score = event.get(key)
+        self.live_score = score if is_number(score) else None
         best = "  best so far" if event.get("is_best") else ""
         at = f" at step {event['step']}" if self.total_steps else ""
         self._line(
-            f"validation{at}: mIoU {format_score(miou)}"
+            f"validation{at}: {self.score_title} {format_score(score)}"
             f"  pixel accuracy {format_score(event.get('pixel_accuracy'))}"
             f"  ({format_duration(event.get('seconds'))}){best}",
             style="green" if best else "",
@@ -152,15 +153,15 @@ class ProgressPrinter:
         made = f"grown {event['trees']} trees" if "trees" in event else f"trained {event.get('step', '?')} steps"
         self._line(
             f"{made} in {format_duration(event.get('seconds'))}"
-            f", best validation mIoU {format_score(event.get('score', event.get('miou')))}"
+            f", best validation {self.score_title} {format_score(event.get('score'))}"
         )
 
     # What the handlers share.
 
     def _step_text(self, event: Event) -> str:
         parts = [f"loss {format_score(self.live_loss)}"]
-        if self.live_miou is not None:
-            parts.append(f"mIoU {format_score(self.live_miou)}")
+        if self.live_score is not None:
+            parts.append(f"{self.score_title} {format_score(self.live_score)}")
         if is_number(event.get("images_per_s")):
             parts.append(f"{format_rate(event['images_per_s'])} images/s")
         left = self._seconds_left(event)

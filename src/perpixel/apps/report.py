@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from perpixel.apps import report_views as views
-from perpixel.apps.pages import render_page, write_page
+from perpixel.apps.pages import read_script, render_page, write_page
 from perpixel.apps.report_figures import draw_curves
 from perpixel.apps.report_parts import RunParts, read_run
+from perpixel.apps.wording import main_score
 from perpixel.errors import InputError
 
 
@@ -46,13 +47,14 @@ def render(parts: RunParts) -> str:
 
 def context(parts: RunParts) -> dict[str, Any]:
     """Everything that the template prints."""
-    scores = parts.scores
+    scores, best = parts.scores, views.best_validation(parts.log)
+    slices = views.view_slices(parts.scores_folder, scores) if scores else []
     return {
         "name": parts.path.resolve().name,
         "subtitle": views.view_subtitle(parts),
         "scores": scores,
         "tiles": views.view_headline(parts),
-        "score_names": views.SCORES,
+        "score_names": views.view_score_names(scores),
         "evaluations": parts.evaluations,
         "classes": views.view_classes(scores) if scores else [],
         "confusion": views.view_confusion(scores) if scores else None,
@@ -60,10 +62,18 @@ def context(parts: RunParts) -> dict[str, Any]:
         "calibration": views.view_calibration(scores),
         "special": views.view_special(scores),
         "cases": views.view_cases(parts.scores_folder, scores) if scores else [],
-        "pictures": views.PICTURES,
+        "pictures": views.view_pictures(scores),
+        "structures": views.view_structures(scores),
+        "slices": slices,
+        "script": read_script("slices.js") if slices else None,
+        "palette": (scores or {}).get("colours") or [],
+        "noun": "volume" if (scores or parts.fingerprint).get("spatial_dims") == 3 else "image",
+        "element": "voxel" if (scores or parts.fingerprint).get("spatial_dims") == 3 else "pixel",
         "curves": draw_curves(parts.log),
         "growth": views.view_growth(parts),
-        "best": views.best_validation(parts.log),
+        "best": best,
+        "best_key": main_score(best or {})[0],
+        "best_title": main_score(best or {})[1],
         "stops": [event for event in parts.log if event.get("kind") in ("stop", "replan")],
         "data": views.view_data(parts),
         "problems": parts.problems,

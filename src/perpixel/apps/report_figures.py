@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,13 +18,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from perpixel.apps.wording import format_score, is_number
+from perpixel.apps.wording import format_score, is_number, main_score
 
 INK = "#010203"  # stands for the page's text colour: replaced by currentColor, so that dark and light both read well
 BLUE, ORANGE = "#3b82f6", "#f59e0b"
 MAX_POINTS = 1500
 CASE_PIXELS = 640
 SHEET_PIXELS = 1600
+MAX_STRUCTURES = 12
+# Dice of dots that touch.
+DOT_HEIGHT = 0.008
 
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text: sharp, small, and set in the page's font
@@ -52,7 +56,7 @@ class Curve:
 
 
 def draw_curves(log: Sequence[dict[str, Any]]) -> list[Curve]:
-    """Loss, validation mIoU with the best marked, and learning rate over steps; a panel without numbers is left out."""
+    """Loss, validation score with its best marked, learning rate over steps; a panel without numbers is left out."""
     steps = [event for event in log if event.get("kind") == "step" and is_number(event.get("step"))]
     validations = [event for event in log if event.get("kind") == "validation" and is_number(event.get("step"))]
     if not steps and len(validations) < 2:  # a forest: one point is no curve
@@ -62,9 +66,10 @@ def draw_curves(log: Sequence[dict[str, Any]]) -> list[Curve]:
     loss = _series(steps, "loss")
     if loss[0]:
         curves.append(Curve("Training loss", _draw(lambda axes: _plot_loss(axes, *loss), last, "loss")))
-    miou = _series(validations, "miou")
-    if miou[0]:
-        curves.append(Curve("Validation mIoU", _draw(lambda axes: _plot_miou(axes, *miou), last, "miou")))
+    key, title = main_score(validations[-1] if validations else {})
+    score = _series(validations, key)
+    if score[0]:
+        curves.append(Curve(f"Validation {title}", _draw(lambda axes: _plot_score(axes, *score), last, key)))
     rate = _series(steps, "lr")
     if rate[0]:
         curves.append(Curve("Learning rate", _draw(lambda axes: _plot_rate(axes, *rate), last, "lr")))
@@ -97,7 +102,7 @@ def _plot_loss(axes: Axes, steps: list[float], values: list[float]) -> None:
     _legend(axes)
 
 
-def _plot_miou(axes: Axes, steps: list[float], values: list[float]) -> None:
+def _plot_score(axes: Axes, steps: list[float], values: list[float]) -> None:
     axes.plot(steps, values, color=BLUE, linewidth=1.8, marker="o", markersize=3.5)
     best = max(range(len(values)), key=values.__getitem__)
     axes.plot(steps[best], values[best], "*", color=ORANGE, markersize=13, label=f"best {format_score(values[best])}")
@@ -135,6 +140,46 @@ def draw_reliability(bins: Sequence[dict[str, Any]]) -> str | None:
         _legend(axes)
 
     return draw_panel(plot, "reliability", inches=(3.6, 3.0))
+
+
+def draw_structures(rows: Sequence[tuple[str, str, Sequence[float | None]]]) -> str | None:
+    """Dice of every volume, a column of dots for each structure with a line at the mean, as SVG text.
+
+    Args:
+        rows: name, colour as CSS has it, and the Dice of each volume; None where it has none.
+    """
+    known = [(name, colour, [value for value in values if is_number(value)]) for name, colour, values in rows]
+    known = [row for row in known if row[2]][:MAX_STRUCTURES]
+    if not known:
+        return None
+
+    def plot(axes: Axes) -> None:
+        for place, (_, colour, values) in enumerate(known):
+            shade = tuple(int(part) / 255 for part in re.findall(r"\d+", colour)[:3])
+            axes.plot(
+                [place + shift for shift in _spread(values)], values, "o", color=shade, alpha=0.75, markersize=4.5
+            )
+            mean = sum(values) / len(values)
+            axes.plot([place - 0.3, place + 0.3], [mean, mean], color=INK, linewidth=1.6)
+            axes.annotate(f"{mean:.3f}", (place + 0.32, mean), fontsize=8.5, va="center", color=INK)
+        axes.set_xticks(range(len(known)), [name for name, _, _ in known])
+        axes.set_xlim(-0.6, len(known) - 0.35)
+        axes.set_ylim(max(0.0, min(min(values) for _, _, values in known) - 0.05), 1)
+        axes.set_ylabel("Dice")
+
+    return draw_panel(plot, "structures", inches=(max(4.0, 1.9 * len(known) + 1.2), 3.2))
+
+
+def _spread(values: Sequence[float]) -> list[float]:
+    """Sideways places, -0.25 to 0.25: values near each other stand side by side, the first in the middle."""
+    taken: dict[int, int] = {}
+    places = []
+    for value in values:
+        level = round(value / DOT_HEIGHT)
+        count = taken[level] = taken.get(level, 0) + 1
+        places.append((count // 2) * (1 if count % 2 else -1))
+    widest = max(map(abs, places)) or 1
+    return [place * min(0.06, 0.25 / widest) for place in places]
 
 
 def _legend(axes: Axes) -> None:

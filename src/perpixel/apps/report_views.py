@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shlex
 import statistics
@@ -9,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perpixel.apps.report_figures import CASE_PIXELS, SHEET_PIXELS, draw_reliability, embed_picture
+from perpixel.apps.report_figures import CASE_PIXELS, SHEET_PIXELS, draw_reliability, draw_structures, embed_picture
 from perpixel.apps.report_parts import RunParts
 from perpixel.apps.wording import (
     format_duration,
@@ -20,14 +21,17 @@ from perpixel.apps.wording import (
     format_setting,
     format_way,
     is_number,
+    main_score,
 )
 
 MAX_CLASSES = 30  # rows of the heat map; above, the classes with the most pixels are shown
 MAX_CASES = 12
 MAX_CONFUSIONS = 8
-PICTURES = ("image", "truth", "prediction", "error", "uncertainty")
-MAPS = ("truth", "prediction", "error")
+SHEETS = ("image", "truth", "prediction")
+PICTURES = ("image", "outlines", "truth", "prediction", "error", "uncertainty")
+MAPS = ("outlines", "truth", "prediction", "error")
 SCORES = (
+    ("structure_dice", "structure Dice"),
     ("miou", "mIoU"),
     ("mean_dice", "mean Dice"),
     ("pixel_accuracy", "pixel accuracy"),
@@ -73,7 +77,8 @@ def view_subtitle(parts: RunParts) -> str:
     if scores.get("data"):
         words.append(f"evaluated on {Path(str(scores['data'])).name}")  # its name: a report is sent to others
     if is_number(scores.get("num_images")):
-        words.append(f"{scores['num_images']:,} {scores.get('split', '')} images")
+        noun = "volumes" if scores.get("spatial_dims") == 3 else "images"
+        words.append(f"{scores['num_images']:,} {scores.get('split', '')} {noun}")
     if format_way(scores):
         words.append(format_way(scores))
     if scores.get("created"):
@@ -86,14 +91,15 @@ def view_headline(parts: RunParts) -> list[dict[str, str]]:
     tiles = []
     if parts.scores is not None:
         split, intervals = str(parts.scores.get("split", "")), parts.scores.get("intervals") or {}
-        for key, title in SCORES[:3]:
+        for key, title in view_score_names(parts.scores)[:3]:
             value = format_score(parts.scores["scores"].get(key))
             tiles.append({"title": f"{split} {title}", "value": value, "note": format_interval(intervals.get(key))})
     else:
         best = best_validation(parts.log)
         if best is not None:
+            key, title = main_score(best)
             note = "best on the validation images; not evaluated on test images yet"
-            tiles.append({"title": "validation mIoU", "value": format_score(best["miou"]), "note": note})
+            tiles.append({"title": f"validation {title}", "value": format_score(best[key]), "note": note})
     timing = view_timing(parts)
     if parts.parameters is not None:
         title = "parameters" if timing["trees"] is None else "stored numbers"
@@ -109,9 +115,48 @@ def view_headline(parts: RunParts) -> list[dict[str, str]]:
 
 
 def best_validation(log: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The validation with the highest mIoU."""
-    found = [event for event in log if event.get("kind") == "validation" and is_number(event.get("miou"))]
-    return max(found, key=lambda event: event["miou"], default=None)
+    """The validation with the highest score."""
+    found = [event for event in log if event.get("kind") == "validation" and is_number(event.get(main_score(event)[0]))]
+    return max(found, key=lambda event: event[main_score(event)[0]], default=None)
+
+
+def view_score_names(scores: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """(key, title) of the scores over all classes that an evaluation holds."""
+    return [(key, title) for key, title in SCORES if scores is None or key in scores["scores"]]
+
+
+def view_structures(scores: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Structures of volumes: means and deviations over the cases, and the Dice of every case; None for images."""
+    rows = (scores or {}).get("structures") or []
+    if scores is None or not rows:
+        return None
+    colours = dict(zip(scores["classes"], scores.get("colours") or []))
+    shown = [{**row, "colour": css_colour(colours.get(row["name"]))} for row in rows]
+    tolerance = scores.get("tolerance_mm")
+    figure = draw_structures([(row["name"], row["colour"], row["dice_cases"]) for row in shown])
+    return {"rows": shown, "tolerance_mm": tolerance, "has_distances": is_number(tolerance), "svg": figure}
+
+
+def view_slices(folder: Path, scores: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """What the slice viewer needs of each case that has slices: their sheets as addresses, sizes and colours."""
+    shown = []
+    for case in ((scores or {}).get("cases") or [])[:MAX_CASES]:
+        slices = case.get("slices")
+        if not slices:
+            continue
+        sheets = {kind: _sheet_address(folder, slices["files"].get(kind)) for kind in SHEETS}
+        if all(sheets.values()):
+            facts = {key: slices[key] for key in ("shape", "columns", "spacing_mm")}
+            shown.append({"title": f"{case['rank']}: {case['name']}", **facts, "sheets": sheets})
+    return shown
+
+
+def _sheet_address(folder: Path, name: Any) -> str | None:
+    """A sheet of slices as it is: its grey values are numbers that must not change."""
+    path = _inside(folder, name)
+    if path is None or not path.is_file():
+        return None
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def view_classes(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -224,25 +269,41 @@ def view_confusion(scores: Mapping[str, Any]) -> dict[str, Any]:
     return {"names": [names[j] for j in shown], "rows": rows, "largest": largest, "left_out": len(names) - len(shown)}
 
 
+def view_pictures(scores: Mapping[str, Any] | None) -> list[str]:
+    """Kinds of pictures that an evaluation has of its cases, in the order in which they stand."""
+    files = [case.get("files") or {} for case in (scores or {}).get("cases") or []]
+    return [kind for kind in PICTURES if kind != "outlines" or any(kind in each for each in files)]
+
+
 def view_cases(folder: Path, scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Best, median and worst cases, with their pictures embedded; a picture that is missing is None."""
     cases = []
     for case in (scores.get("cases") or [])[:MAX_CASES]:
         files = case.get("files") or {}
-        pictures = {kind: _case_picture(folder, files.get(kind), kind) for kind in PICTURES}
+        pictures = {kind: _case_picture(folder, files.get(kind), kind) for kind in view_pictures(scores)}
         cases.append(
-            {"name": case.get("name"), "rank": case.get("rank"), "miou": case.get("miou"), "pictures": pictures}
+            {
+                "name": case.get("name"),
+                "rank": case.get("rank"),
+                "title": "mean Dice" if "mean_dice" in case else "mIoU",
+                "score": case.get("mean_dice", case.get("miou")),
+                "pictures": pictures,
+            }
         )
     return cases
 
 
 def _case_picture(folder: Path, name: Any, kind: str) -> str | None:
+    path = _inside(folder, name)
+    return None if path is None else embed_picture(path, max_side=CASE_PIXELS, is_map=kind in MAPS)
+
+
+def _inside(folder: Path, name: Any) -> Path | None:
+    """The file of an evaluation: a run from a stranger must not fetch the reader's own pictures."""
     if not isinstance(name, str):
         return None
     path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()):  # a run from a stranger must not fetch the reader's own pictures
-        return None
-    return embed_picture(path, max_side=CASE_PIXELS, is_map=kind in MAPS)
+    return path if path.is_relative_to(folder.resolve()) else None
 
 
 def view_data(parts: RunParts) -> dict[str, Any] | None:

@@ -25,6 +25,7 @@ from perpixel.apps.wording import (
     format_share,
     format_way,
     is_number,
+    main_score,
     plural,
     printable,
 )
@@ -34,6 +35,7 @@ BAR_CELLS = 20
 EXPLAINED_CLASSES = 8
 SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 SCORE_TITLES = {
+    "structure_dice": "structure Dice",
     "miou": "mIoU",
     "mean_dice": "mean Dice",
     "pixel_accuracy": "pixel accuracy",
@@ -189,15 +191,17 @@ def show_plan(console: Console, lines: Sequence[Mapping[str, Any]]) -> None:
 def show_scores(console: Console, scores: Mapping[str, Any]) -> None:
     """Headline scores with their intervals, then one row a class, of a scores.json."""
     table = _facts()
-    table.add_row("images", f"{format_count(scores.get('num_images'))}  (split {printable(scores.get('split', '?'))})")
+    noun = "volumes" if scores.get("spatial_dims") == 3 else "images"
+    table.add_row(noun, f"{format_count(scores.get('num_images'))}  (split {printable(scores.get('split', '?'))})")
     if format_way(scores):
         table.add_row("predicted by", format_way(scores))
     intervals = scores.get("intervals") or {}
+    main, _ = main_score(scores["scores"])
     for key, title in (SCORE_TITLES | BOUNDARY_TITLES).items():
-        if key in BOUNDARY_TITLES and key not in scores["scores"]:
+        if key not in scores["scores"]:
             continue
         interval = format_interval(intervals.get(key))
-        style = "bold green" if key == "miou" else ""
+        style = "bold green" if key == main else ""
         table.add_row(
             title,
             Text.assemble(
@@ -209,6 +213,8 @@ def show_scores(console: Console, scores: Mapping[str, Any]) -> None:
     if intervals:
         over = scores.get("intervals_over", "images")
         console.print(Text(f"ranges: 95 % bootstrap intervals over {over}", style="dim"))
+    if scores.get("structures"):
+        _show_structures(console, scores)
     _show_class_scores(console, scores.get("per_class") or [])
     console.print(Text(MEANING, style="dim"))
     _show_boundaries(console, scores)
@@ -243,6 +249,28 @@ def _show_class_scores(console: Console, rows: Sequence[Mapping[str, Any]]) -> N
         cells = [format_score(row.get(key)) for key in ("iou", "dice", "accuracy", "precision")]
         table.add_row(printable(row["name"]), *cells, format_count(row.get("images")), bar)
     console.print(table)
+
+
+def _show_structures(console: Console, scores: Mapping[str, Any]) -> None:
+    """One row a structure of volumes: means and standard deviations over the cases."""
+    has_distances = is_number(scores.get("tolerance_mm"))
+    columns = [("dice", "Dice"), ("iou", "IoU")]
+    if has_distances:
+        columns += [("hd95_mm", "HD95 mm"), ("asd_mm", "mean distance mm"), ("nsd", "NSD")]
+    table = _table("structure, mean of cases", *[title for _, title in columns], "true ml", "predicted ml", "cases")
+    for row in scores["structures"]:
+        cells = [_mean_and_deviation(row, key) for key, _ in columns]
+        volumes = [_mean_and_deviation(row, key) for key in ("true_ml", "predicted_ml")]
+        table.add_row(printable(row["name"]), *cells, *volumes, format_count(row["cases"]))
+    console.print(table)
+    note = "structure Dice: mean of the first column; in brackets: standard deviation over the cases"
+    if has_distances:
+        note += f"; NSD: share of the surfaces that lie within {scores['tolerance_mm']:g} mm of each other"
+    console.print(Text(note, style="dim"))
+
+
+def _mean_and_deviation(row: Mapping[str, Any], key: str) -> str:
+    return f"{format_score(row.get(key))} ({format_score(row.get(f'{key}_std'), 2)})"
 
 
 def _show_boundaries(console: Console, scores: Mapping[str, Any]) -> None:
@@ -298,9 +326,10 @@ def show_training(console: Console, metrics: Mapping[str, Any]) -> None:
         table.add_row("validation", f"{format_count(metrics['images'])} images, by {metrics['trees']:,} trees")
     else:
         table.add_row("validation", f"best of the run, after step {metrics['step']:,} of {metrics['steps']:,}")
+    main, _ = main_score(metrics)
     for key, title in SCORE_TITLES.items():
         if key in metrics:
-            table.add_row(title, Text(format_score(metrics[key]), style="bold green" if key == "miou" else ""))
+            table.add_row(title, Text(format_score(metrics[key]), style="bold green" if key == main else ""))
     table.add_row("training time", format_duration(metrics.get("seconds")))
     console.print()
     console.print(table)
@@ -308,14 +337,15 @@ def show_training(console: Console, metrics: Mapping[str, Any]) -> None:
 
 def show_comparison(console: Console, document: Mapping[str, Any]) -> None:
     """One row a model of a compare.json, best first; then those that are not done, with the reason."""
-    from perpixel.apps.compare_document import ranked
+    from perpixel.apps.compare_document import ranked, score_key
 
-    rows = ranked(document)
-    table = _table("model", f"{document['split']} mIoU", "interval", "pixels", "parameters", "multiply-adds",
+    rows, main = ranked(document), score_key(document)
+    score = f"{document['split']} {SCORE_TITLES[main]}"
+    table = _table("model", score, "interval", "pixels", "parameters", "multiply-adds",
                    "scale", "steps", "training", "ms an image")  # fmt: skip
     for row in rows:
         if row["state"] == "done":
-            table.add_row(*_comparison_cells(row))
+            table.add_row(*_comparison_cells(row, main))
     console.print(table)
     console.print(Text("intervals: 95 % bootstrap over images; pixels: share that is right", style="dim"))
     for row in rows:
@@ -325,12 +355,12 @@ def show_comparison(console: Console, document: Mapping[str, Any]) -> None:
             console.print(Text.assemble((f"{row['label']}: {row['state']}", style), reason), soft_wrap=True)
 
 
-def _comparison_cells(row: Mapping[str, Any]) -> list[str | Text]:
+def _comparison_cells(row: Mapping[str, Any], main: str) -> list[str | Text]:
     scores = row["scores"]
     return [
         printable(row["label"]),
-        Text(format_score(scores.get("miou")), style="bold green"),
-        Text(format_interval(row["intervals"].get("miou"), 2), style="dim"),
+        Text(format_score(scores.get(main)), style="bold green"),
+        Text(format_interval(row["intervals"].get(main), 2), style="dim"),
         format_score(scores.get("pixel_accuracy")),
         format_large(row["parameters"]),
         format_large(row["multiply_adds"]),

@@ -7,6 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 MISSING = "–"  # what stands where there is no number
+# The score that models are chosen and compared by, first of these that there is: each task has its own.
+MAIN_SCORES = {"structure_dice": "structure Dice", "miou": "mIoU"}
+
+
+def main_score(values: Mapping[str, Any]) -> tuple[str, str]:
+    """(key, title) of the score that counts most among named ones; that of images where there is none."""
+    key = next((name for name in MAIN_SCORES if name in values), "miou")
+    return key, MAIN_SCORES[key]
 
 
 def is_number(value: Any) -> TypeGuard[float]:

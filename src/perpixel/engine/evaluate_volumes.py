@@ -197,7 +197,7 @@ def _case_rows(
                 nsd=math.nan if found is None or tolerance_mm is None else found.within(tolerance_mm),
                 true_ml=float(counts[label].sum()) * millilitres,
                 predicted_ml=float(counts[:, label].sum()) * millilitres,
-                is_one_sided=(counts[label].sum() > 0) != (counts[:, label].sum() > 0),
+                is_one_sided=bool((counts[label].sum() > 0) != (counts[:, label].sum() > 0)),
             )
         )
     return rows

@@ -22,6 +22,7 @@ from perpixel.engine.interrupts import Interrupted, StopRequest, stop_on_signals
 from perpixel.engine.run_folder import RunFolder
 from perpixel.engine.schedules import SCHEDULES, Leg
 from perpixel.errors import InputError, did_you_mean
+from perpixel.layers import guard_convolutions
 from perpixel.models.weights import save_weights
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -116,6 +117,8 @@ class Fit:
         self.folder, self.task, self.recipe, self.fabric, self.on_event = folder, task, recipe, fabric, on_event
         if recipe.channels_last:
             model = model.to(memory_format=torch.channels_last)
+        if fabric.device.type == "cpu":
+            guard_convolutions(model)
         self.model = model
         self.optimizer = make_optimizer(model, recipe)
         self.wrapped, self.optimizer = fabric.setup(model, self.optimizer)

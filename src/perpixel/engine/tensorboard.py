@@ -28,8 +28,8 @@ def tensorboard_sink(folder: str | Path, class_names: list[str]) -> Callable[[di
             writer.add_scalar("train/lr", event["lr"], step)
             writer.add_scalar("train/images_per_s", event["images_per_s"], step)
         elif event["kind"] == "validation":
-            for name in ("miou", "pixel_accuracy", "mean_dice"):
-                if event[name] is not None:
+            for name in ("structure_dice", "miou", "pixel_accuracy", "mean_dice"):
+                if event.get(name) is not None:
                     writer.add_scalar(f"val/{name}", event[name], step)
             for name, value in zip(class_names, event["iou"]):
                 if value is not None:

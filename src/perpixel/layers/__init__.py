@@ -1,5 +1,6 @@
 """Blocks that two or more models share."""
 
+from perpixel.layers.conv2d import guard_convolutions
 from perpixel.layers.conv3d import Conv3d, ConvTranspose3d
 from perpixel.layers.conv_norm_act import ConvNormAct
 from perpixel.layers.convolutionalise import conv_weight, convolutionalise, linear_to_conv
@@ -31,6 +32,7 @@ __all__ = [
     "cut_volume",
     "enlarge",
     "fit_like",
+    "guard_convolutions",
     "he_normal_",
     "linear_to_conv",
     "make_norm3d",
