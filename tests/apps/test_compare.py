@@ -247,7 +247,7 @@ def test_a_page_of_many_models_that_are_not_done(made: Comparison) -> None:
 
 def test_the_unbeaten() -> None:
     points = {"a": (1, 0.2), "b": (2, 0.5), "c": (3, 0.4), "d": (4, 0.6), "e": (4, 0.5)}
-    rows = [{"label": label, "cost": cost, "miou": miou} for label, (cost, miou) in points.items()]
+    rows = [{"label": label, "cost": cost, "score": miou} for label, (cost, miou) in points.items()]
     assert [row["label"] for row in _unbeaten(rows, "cost")] == ["a", "b", "d"]
 
 

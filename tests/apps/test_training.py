@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import perpixel
-from perpixel.apps import preparing, training
+from perpixel.apps import preparing, tasks
 from perpixel.data.batches import TrainingCrops
 from perpixel.errors import InputError
 from perpixel.files import read_json, write_json
@@ -50,7 +50,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[TrainingCrops]:
             super().__init__(*args, **settings)
             made.append(self)
 
-    monkeypatch.setattr(training, "TrainingCrops", Watched)
+    monkeypatch.setattr(tasks, "TrainingCrops", Watched)
     return made
 
 
@@ -80,13 +80,13 @@ def test_without_rare_classes_every_image_comes_once(scenes: Path, tmp_path: Pat
 def test_the_binary_loss_weighs_by_the_counts_of_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = write_scenes(tmp_path / "skies", ["ground", "sky"])
     given: list[Any] = []
-    build = training.create_loss
+    build = tasks.create_loss
 
     def watch(spec: str, **settings: Any) -> Any:
         given.append(settings.get("class_pixels"))
         return build(spec, **settings)
 
-    monkeypatch.setattr(training, "create_loss", watch)
+    monkeypatch.setattr(tasks, "create_loss", watch)
     run = perpixel.train(data, epochs=1, loss="bce+lovasz_hinge", out=tmp_path / "run", **TINY)
     pixels = read_json(run.path / "fingerprint.json")["class_pixels"]["train"]
     assert given[-1] == pixels and len(pixels) == 2

@@ -12,12 +12,10 @@ from PIL import Image
 from volume_builder import SHAPE, VolumeBuilder
 
 from perpixel.data import CheckResult, check_dataset, open_dataset, overlay_sheet
-from perpixel.data.check_volumes import background_index
 from perpixel.data.fingerprint import channel_values
 from perpixel.data.problems import Problem
-from perpixel.data.sheet_volumes import draw_planes, middle_planes
 from perpixel.data.volume_fingerprint import crop_share, foreground_values, guess_modality, target_spacing
-from perpixel.labels import ClassTable
+from perpixel.labels import ClassTable, background_index, draw_planes, middle_planes
 
 CLASSES = {"classes": ["background", "anterior", "posterior"]}
 

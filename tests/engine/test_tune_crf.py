@@ -14,7 +14,8 @@ from perpixel.errors import InputError
 from perpixel.files import read_json, write_json
 from perpixel.images import Normalisation, write_png
 from perpixel.inference.bundle import BundleConfig, save_bundle
-from perpixel.inference.predictor import Prediction, Predictor, load
+from perpixel.inference.load import load
+from perpixel.inference.predictor import Prediction, Predictor
 from perpixel.labels import ClassInfo, ClassTable
 from perpixel.models import create_model
 

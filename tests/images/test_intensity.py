@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from perpixel.images import normalise_ct, normalise_mr
+from perpixel.errors import InputError
+from perpixel.images import VolumeNormalisation, normalise_ct, normalise_mr
 
 
 def volume(*values: float) -> np.ndarray:
@@ -53,3 +54,27 @@ def test_large_values_keep_their_spread() -> None:
     image = np.random.default_rng(0).normal(4e5, 10, (1, 30, 40, 50)).astype(np.float32)
     found = normalise_mr(image)
     assert abs(found.mean(dtype=np.float64)) < 1e-3 and found.std(dtype=np.float64) == pytest.approx(1, abs=1e-3)
+
+
+def test_each_channel_has_its_own_rule() -> None:
+    rng = np.random.default_rng(3)
+    image = rng.integers(0, 500, (3, 4, 5, 6)).astype(np.int16)
+    image[:, 0] = 0
+    rules = VolumeNormalisation(
+        ("ct", "each_case", "each_case_nonzero"),
+        (10.0, 0.0, 0.0),
+        (400.0, 1.0, 1.0),
+        (200.0, 0.0, 0.0),
+        (90.0, 1.0, 1.0),
+    )
+    found = rules.apply(image)
+    assert np.allclose(found[0], (np.clip(image[0], 10, 400) - 200.0) / 90)
+    assert abs(found[1].mean()) < 1e-5 and abs(found[1].std() - 1) < 1e-5
+    inside = (image != 0).any(axis=0)
+    assert np.all(found[2][~inside] == 0) and abs(found[2][inside].mean()) < 1e-5
+    assert VolumeNormalisation.from_json(rules.to_json()) == rules
+
+
+def test_an_unknown_rule_is_refused() -> None:
+    with pytest.raises(InputError, match="normalisation 'pet': choose ct"):
+        VolumeNormalisation(("pet",), (0.0,), (1.0,), (0.0,), (1.0,))

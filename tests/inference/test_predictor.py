@@ -15,7 +15,8 @@ from perpixel.errors import InputError
 from perpixel.images import Normalisation, write_png
 from perpixel.inference.bundle import BundleConfig, find_bundle, load_bundle, save_bundle
 from perpixel.inference.files import predict_files, result_names
-from perpixel.inference.predictor import Predictor, load, mirror_to
+from perpixel.inference.load import load
+from perpixel.inference.predictor import Predictor, mirror_to
 from perpixel.labels import ClassInfo, ClassTable
 from perpixel.models import create_model
 

@@ -110,7 +110,8 @@ def view_headline(parts: RunParts) -> list[dict[str, str]]:
     if timing["evaluation_rate"] is not None:
         note = f"{format_rate(timing['evaluation_megapixels'])} megapixels/s"
         value = f"{format_rate(timing['evaluation_rate'])}/s"
-        tiles.append({"title": "images predicted", "value": value, "note": note})
+        noun = "volumes" if (parts.scores or {}).get("spatial_dims") == 3 else "images"
+        tiles.append({"title": f"{noun} predicted", "value": value, "note": note})
     return tiles
 
 

@@ -11,11 +11,10 @@ from PIL import Image, ImageDraw, ImageFont
 from perpixel.data.dataset import Dataset
 from perpixel.data.formats.layout import SPLITS
 from perpixel.data.sample import Sample
-from perpixel.data.sheet_volumes import draw_planes
 from perpixel.errors import InputError
 from perpixel.files import atomic
 from perpixel.images import resize_image, to_display
-from perpixel.labels import overlay, resize_label_map
+from perpixel.labels import draw_planes, overlay, resize_label_map
 
 MARGIN, GAP, PAIR_GAP = 36, 22, 4
 TITLE_HEIGHT, CAPTION_HEIGHT, LEGEND_ROW = 74, 26, 30

@@ -17,7 +17,7 @@ from perpixel.data.volume_facts import CaseValues, VolumeFingerprint
 from perpixel.data.volume_fingerprint import VolumeFacts, crop_share, foreground_values
 from perpixel.errors import InputError
 from perpixel.images import Volume
-from perpixel.labels import ClassTable
+from perpixel.labels import ClassTable, background_index
 
 if TYPE_CHECKING:
     from perpixel.data.dataset import Dataset
@@ -112,12 +112,6 @@ def _value_problems(dataset: Dataset, sample: Sample, labels: EncodedLabels) -> 
         message = f"{where}: the label map is empty: all voxels are {table.names[background_index(table)]}"
         remedy = "take the case out if it was not labelled; a volume without any object may stay"
         yield Problem("warning", "empty_label", where, message, 1, remedy)
-
-
-def background_index(table: ClassTable) -> int:
-    """The class called background, else the first."""
-    names = [name.lower() for name in table.names]
-    return names.index("background") if "background" in names else 0
 
 
 def _inside(label_map: np.ndarray, table: ClassTable) -> np.ndarray:

@@ -10,9 +10,19 @@ from typing import Any
 import cv2
 import numpy as np
 
-from perpixel.data.sheet_volumes import SHOWN_PERCENT, Plane, cut_planes, middle_of_structures, middle_planes
 from perpixel.images import resize_image, to_display, write_png
-from perpixel.labels import ClassTable, boundaries, colourise, error_map, resize_label_map
+from perpixel.labels import (
+    SHOWN_PERCENT,
+    ClassTable,
+    Plane,
+    boundaries,
+    colourise,
+    cut_planes,
+    error_map,
+    middle_of_structures,
+    middle_planes,
+    resize_label_map,
+)
 
 Triple = tuple[float, float, float]
 

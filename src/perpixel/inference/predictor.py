@@ -78,11 +78,16 @@ class Predictor:
         device: str | torch.device = "cpu",
         precision: str | None = None,
     ) -> None:
-        assert isinstance(config.normalisation, Normalisation)
-        self.config, self.normalisation = config, config.normalisation
+        self.config = config
         self.device = torch.device(device)
         self.precision = precision or config.precision
         self.model = model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """Raw values -> what the net takes."""
+        assert isinstance(self.config.normalisation, Normalisation)  # volumes have predictors of their own
+        return self.config.normalisation
 
     def predict(
         self,

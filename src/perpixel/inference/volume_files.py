@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from perpixel.data.sheet_volumes import draw_planes
 from perpixel.errors import InputError
 from perpixel.files import make_folder
 from perpixel.images import Volume, read_volume, volume_format, write_png, write_volume
 from perpixel.inference.bundle import BundleConfig
 from perpixel.inference.files import OVERLAYS, PROBS, claim, fingerprint
 from perpixel.inference.volumes import VolumePredictor
+from perpixel.labels import draw_planes
 
 UNCERTAINTY = "uncertainty"
 # One file for each channel, as nnU-Net names them.

@@ -23,12 +23,22 @@ from perpixel.labels.instances import (
 from perpixel.labels.maps import boundaries, connected_components, relabel_sequential, resize_label_map
 from perpixel.labels.overlap import OverlapTable, overlap_table, overlaps
 from perpixel.labels.pictures import colourise, error_map, overlay
+from perpixel.labels.planes import (
+    SHOWN_PERCENT,
+    Plane,
+    background_index,
+    cut_planes,
+    draw_planes,
+    middle_of_structures,
+    middle_planes,
+)
 from perpixel.labels.polygons import outline_polygons, polygon_spans
 from perpixel.labels.read import RawMask, read_mask
 from perpixel.labels.rle import Runs, counts_of_text, merge_spans, spans_of_counts, spans_of_mask, text_of_counts
 from perpixel.labels.volumes import LabelVolume, read_label_volume
 
 __all__ = [
+    "SHOWN_PERCENT",
     "VOID",
     "ClassInfo",
     "ClassTable",
@@ -36,22 +46,28 @@ __all__ = [
     "Instances",
     "LabelVolume",
     "OverlapTable",
+    "Plane",
     "RawMask",
     "Runs",
+    "background_index",
     "boundaries",
     "check_gaps",
     "coco_entries",
     "colourise",
     "connected_components",
     "counts_of_text",
+    "cut_planes",
     "default_colours",
     "distance_to",
+    "draw_planes",
     "edge_weights",
     "error_map",
     "gap_weights",
     "is_in_contact",
     "join_instances",
     "merge_spans",
+    "middle_of_structures",
+    "middle_planes",
     "objects_of",
     "outline_map",
     "outline_polygons",

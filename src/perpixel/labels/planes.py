@@ -1,4 +1,4 @@
-"""The pictures of a volume on the contact sheet: slices in three planes through the middle of what is labelled."""
+"""Pictures of a volume: slices in three planes through the middle of what is labelled."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perpixel.data.check_volumes import background_index
 from perpixel.images import resize_image, to_display
-from perpixel.labels import ClassTable, overlay, resize_label_map
+from perpixel.labels.classes import ClassTable
+from perpixel.labels.maps import resize_label_map
+from perpixel.labels.pictures import overlay
 
 PLANE_GAP = 4
 # Values that the darkest and the brightest grey stand for.
@@ -51,6 +52,12 @@ def cut_planes(volume: np.ndarray, places: tuple[int, int, int]) -> list[np.ndar
     """The axial, coronal and sagittal slice of (D, H, W) through a voxel, head up."""
     depth, row, col = places
     return [volume[depth], volume[::-1, row], volume[::-1, :, col]]
+
+
+def background_index(table: ClassTable) -> int:
+    """The class called background, else the first."""
+    names = [name.lower() for name in table.names]
+    return names.index("background") if "background" in names else 0
 
 
 def draw_planes(
