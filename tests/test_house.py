@@ -35,7 +35,14 @@ FLOORS = {
 OPEN_TO_ALL = {"errors", "files", "compiled"}
 # Modules that may import torch when they are imported. The others stay quick to import, and NumPy only.
 TORCH_ROOMS = {"layers", "encoders", "classical", "models", "losses", "inference", "engine"}
-TORCH_FILES = {"data.batches", "data.volume_batches", "apps.training", "apps.preparing", "planning.rehearsal"}
+TORCH_FILES = {
+    "data.batches",
+    "data.volume_batches",
+    "data.instance_crops",
+    "apps.training",
+    "apps.preparing",
+    "planning.rehearsal",
+}
 WITHOUT_SUBJECT = {"utils", "util", "common", "core", "base", "helpers", "helper", "misc", "shared", "lib", "tools"}
 # Files in tests/ that are no tests: fixtures and makers of test data.
 TEST_SUPPORT = {"conftest.py", "__init__.py"}

@@ -1,7 +1,11 @@
-"""Model + image or volume -> label map: bundles, the predictors, sliding windows, many files."""
+"""Model + image or volume -> label map or objects: bundles, the predictors, sliding windows, tiles, many files."""
 
 from perpixel.inference.bundle import BundleConfig, find_bundle, load_bundle, save_bundle
 from perpixel.inference.components import LARGEST_ONLY, ComponentRule, choose_rules, clean_components
+from perpixel.inference.instance_files import predict_instance_files
+from perpixel.inference.instance_predictor import Detector, InstancePredictor
+from perpixel.inference.instance_tiles import merge_tiles
+from perpixel.inference.instance_views import Tile, tile_image
 from perpixel.inference.predictor import MIRRORS, Prediction, Predictor, load
 from perpixel.inference.regrid import Regrid
 from perpixel.inference.sliding import WindowResult, sliding_window
@@ -12,9 +16,12 @@ __all__ = [
     "MIRRORS",
     "BundleConfig",
     "ComponentRule",
+    "Detector",
+    "InstancePredictor",
     "Prediction",
     "Predictor",
     "Regrid",
+    "Tile",
     "VolumePredictor",
     "WindowResult",
     "choose_rules",
@@ -22,7 +29,10 @@ __all__ = [
     "find_bundle",
     "load",
     "load_bundle",
+    "merge_tiles",
+    "predict_instance_files",
     "prepare_volume",
     "save_bundle",
     "sliding_window",
+    "tile_image",
 ]
