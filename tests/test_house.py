@@ -38,6 +38,7 @@ TORCH_ROOMS = {"layers", "encoders", "classical", "models", "losses", "inference
 TORCH_FILES = {
     "data.batches",
     "data.volume_batches",
+    "data.instance_crops",
     "apps.training",
     "apps.preparing",
     "apps.tasks",

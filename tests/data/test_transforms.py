@@ -125,3 +125,14 @@ def test_same_generator_same_draw() -> None:
     ranges = Augmentation(scale=(0.5, 2), rotate_degrees=10, contrast=0.3, brightness=0.2, saturation=0.4, noise=0.1)
     one, other = (draw_colour(np.random.default_rng(3), ranges, 3) for _ in range(2))
     assert np.array_equal(one.matrix, other.matrix) and one.noise == other.noise
+
+
+def test_bright_and_dark_change_places() -> None:
+    image = np.array([[[0], [51], [255]]], np.uint8)
+    for share, expected in ((1.0, [1.0, 0.8, 0.0]), (0.0, [0.0, 0.2, 1.0])):
+        rng = np.random.default_rng(0)
+        colour = draw_colour(rng, Augmentation(invert=share), 1)
+        unit = {"low": np.zeros(1), "high": np.full(1, 255.0), "mean": np.zeros(1), "std": np.ones(1)}
+        assert recolour(image, colour, rng=rng, **unit)[0, :, 0] == pytest.approx(expected)
+    drawn = [draw_colour(np.random.default_rng(seed), Augmentation(invert=0.3), 1).matrix[0, 0] for seed in range(200)]
+    assert 40 < sum(factor < 0 for factor in drawn) < 80

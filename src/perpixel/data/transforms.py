@@ -27,6 +27,8 @@ class Augmentation:
         aspect: log-uniform stretch of width against height within 1/(1+a)..1+a.
         contrast, brightness: factor in 1-c..1+c and offset in -b..b, in units of the value range 0..1.
         saturation: mix with the grey image, factor in 1-s..1+s; three channels only.
+        invert: probability that bright and dark change places, for objects that are brighter than their surroundings in
+            some images and darker in others.
         gamma: exponent, log-uniform in 1/(1+g)..1+g.
         noise: standard deviation of added Gaussian noise, uniform in 0..n, units of the value range.
         elastic_px: standard deviation in source pixels of displacements on a coarse 3x3 grid, bicubic between
@@ -42,6 +44,7 @@ class Augmentation:
     contrast: float = 0.0
     brightness: float = 0.0
     saturation: float = 0.0
+    invert: float = 0.0
     gamma: float = 0.0
     noise: float = 0.0
     elastic_px: float = 0.0
@@ -154,7 +157,10 @@ def draw_colour(rng: np.random.Generator, augmentation: Augmentation, channels: 
     # Contrast turns about mid-range, so that it does not also brighten.
     offset = np.full(channels, brightness + 0.5 * (1 - contrast))
     gamma = float(np.exp(rng.uniform(-1, 1) * np.log1p(a.gamma)))
-    return Colour(gamma, matrix, offset, float(rng.uniform(0, a.noise)))
+    noise = float(rng.uniform(0, a.noise))
+    if a.invert and rng.random() < a.invert:
+        matrix, offset = -matrix, 1 - offset
+    return Colour(gamma, matrix, offset, noise)
 
 
 def warp(image: np.ndarray, geometry: Geometry, crop: tuple[int, int], *, nearest: bool = False) -> np.ndarray:
@@ -167,7 +173,7 @@ def warp(image: np.ndarray, geometry: Geometry, crop: tuple[int, int], *, neares
         (h, w, C) or (h, w) of the same dtype.
     """
     flags = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
-    maps = None if geometry.field is None else _elastic_maps(geometry, crop)
+    maps = None if geometry.field is None else source_places(geometry, crop)
 
     def one(part: np.ndarray) -> np.ndarray:
         if maps is not None:
@@ -185,10 +191,12 @@ def warp(image: np.ndarray, geometry: Geometry, crop: tuple[int, int], *, neares
     return np.concatenate([part.reshape(*crop, -1) for part in parts], axis=2)
 
 
-def _elastic_maps(geometry: Geometry, crop: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    assert geometry.field is not None
+def source_places(geometry: Geometry, crop: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """x and y (h, w) float32 in the source of each pixel of the crop."""
     cols, rows = np.meshgrid(np.arange(crop[1], dtype=np.float32), np.arange(crop[0], dtype=np.float32))
     (a, b, c), (d, e, f) = geometry.matrix.astype(np.float32)
+    if geometry.field is None:
+        return a * cols + b * rows + c, d * cols + e * rows + f
     smooth = cv2.resize(geometry.field.astype(np.float32), (crop[1], crop[0]), interpolation=cv2.INTER_CUBIC)
     return a * cols + b * rows + c + smooth[..., 0], d * cols + e * rows + f + smooth[..., 1]
 

@@ -1,7 +1,11 @@
-"""Model + image or volume -> label map: bundles, the predictors, sliding windows, many files."""
+"""Model + image or volume -> label map or objects: bundles, the predictors, sliding windows, tiles, many files."""
 
 from perpixel.inference.bundle import BundleConfig, VolumeForm, find_bundle, load_bundle, save_bundle
 from perpixel.inference.components import LARGEST_ONLY, ComponentRule, choose_rules, clean_components
+from perpixel.inference.instance_files import predict_instance_files
+from perpixel.inference.instance_predictor import Detector, InstancePredictor
+from perpixel.inference.instance_tiles import merge_tiles
+from perpixel.inference.instance_views import Tile, tile_image
 from perpixel.inference.load import load, load_for_images, make_predictor, volume_predictor
 from perpixel.inference.predictor import MIRRORS, Prediction, Predictor
 from perpixel.inference.regrid import Regrid
@@ -13,9 +17,12 @@ __all__ = [
     "MIRRORS",
     "BundleConfig",
     "ComponentRule",
+    "Detector",
+    "InstancePredictor",
     "Prediction",
     "Predictor",
     "Regrid",
+    "Tile",
     "VolumeForm",
     "VolumePredictor",
     "WindowResult",
@@ -26,8 +33,11 @@ __all__ = [
     "load_bundle",
     "load_for_images",
     "make_predictor",
+    "merge_tiles",
+    "predict_instance_files",
     "prepare_volume",
     "save_bundle",
     "sliding_window",
+    "tile_image",
     "volume_predictor",
 ]

@@ -21,7 +21,7 @@ from perpixel.inference.crf.settings import CrfSettings
 from perpixel.inference.refine import refined
 from perpixel.inference.sampling import check_samples, mean_of_passes, sampling
 from perpixel.inference.sliding import Run, sliding_window
-from perpixel.labels import ClassTable, colourise
+from perpixel.labels import ClassTable, Instances, colourise
 from perpixel.layers import mirror_to
 
 # Share of a window shared with its neighbour on each side, before Gaussian blending.
@@ -44,7 +44,7 @@ class Prediction:
             entropy is disagreement between the samples (their mutual information with the class), which more training
             images could resolve; the rest lies in the image.
         confidence: (H, W) float32 probability of the class in the label map, where asked for.
-        instances: None for semantic models.
+        instances: the objects with their scores, the best first, of a model that finds objects; else None.
     """
 
     label_map: np.ndarray
@@ -53,7 +53,7 @@ class Prediction:
     uncertainty: np.ndarray | None = None
     model_uncertainty: np.ndarray | None = None
     confidence: np.ndarray | None = None
-    instances: None = None
+    instances: Instances | None = None
 
     def colour(self) -> np.ndarray:
         """The label map in class colours, (H, W, 3) uint8."""

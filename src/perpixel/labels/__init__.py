@@ -21,6 +21,7 @@ from perpixel.labels.instances import (
     union_of,
 )
 from perpixel.labels.maps import boundaries, connected_components, relabel_sequential, resize_label_map
+from perpixel.labels.object_pictures import distinct_colours, draw_objects
 from perpixel.labels.overlap import OverlapTable, overlap_table, overlaps
 from perpixel.labels.pictures import colourise, error_map, overlay
 from perpixel.labels.planes import (
@@ -36,6 +37,8 @@ from perpixel.labels.polygons import outline_polygons, polygon_spans
 from perpixel.labels.read import RawMask, read_mask
 from perpixel.labels.rle import Runs, counts_of_text, merge_spans, spans_of_counts, spans_of_mask, text_of_counts
 from perpixel.labels.volumes import LabelVolume, read_label_volume
+from perpixel.labels.watershed import Grouping, fill_holes, group_objects, persistent_basins
+from perpixel.labels.windows import Window, cut_runs, place_runs
 
 __all__ = [
     "SHOWN_PERCENT",
@@ -43,12 +46,14 @@ __all__ = [
     "ClassInfo",
     "ClassTable",
     "FileValue",
+    "Grouping",
     "Instances",
     "LabelVolume",
     "OverlapTable",
     "Plane",
     "RawMask",
     "Runs",
+    "Window",
     "background_index",
     "boundaries",
     "check_gaps",
@@ -57,12 +62,17 @@ __all__ = [
     "connected_components",
     "counts_of_text",
     "cut_planes",
+    "cut_runs",
     "default_colours",
     "distance_to",
+    "distinct_colours",
+    "draw_objects",
     "draw_planes",
     "edge_weights",
     "error_map",
+    "fill_holes",
     "gap_weights",
+    "group_objects",
     "is_in_contact",
     "join_instances",
     "merge_spans",
@@ -74,6 +84,8 @@ __all__ = [
     "overlap_table",
     "overlaps",
     "overlay",
+    "persistent_basins",
+    "place_runs",
     "polygon_spans",
     "read_label_volume",
     "read_mask",

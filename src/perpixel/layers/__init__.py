@@ -7,6 +7,7 @@ from perpixel.layers.convolutionalise import conv_weight, convolutionalise, line
 from perpixel.layers.fit import crop_like, fit_like, mirror_to, pad_to_least, pad_to_like, pad_to_multiple
 from perpixel.layers.initialise import classifier_normal_, he_normal_
 from perpixel.layers.norm import BatchNorm2d
+from perpixel.layers.replace_norm import FrozenBatchNorm2d, replace_batch_norm
 from perpixel.layers.resize import resize_like, resize_to
 from perpixel.layers.separable import SeparableConv
 from perpixel.layers.sizes import conv_centre, conv_size, pool_size, transposed_centre, transposed_size
@@ -20,6 +21,7 @@ __all__ = [
     "Conv3d",
     "ConvNormAct",
     "ConvTranspose3d",
+    "FrozenBatchNorm2d",
     "SeparableConv",
     "bilinear_kernel",
     "classifier_normal_",
@@ -43,6 +45,7 @@ __all__ = [
     "pad_to_like",
     "pad_to_multiple",
     "pool_size",
+    "replace_batch_norm",
     "resize_like",
     "resize_to",
     "transposed_centre",

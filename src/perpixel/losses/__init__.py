@@ -16,6 +16,7 @@ from perpixel.losses.dice import Dice, soft_dice
 from perpixel.losses.focal import Focal, binary_focal, focal
 from perpixel.losses.focal_tversky import FocalTversky, focal_tversky
 from perpixel.losses.generalised_dice import GeneralisedDice, generalised_dice
+from perpixel.losses.hills import hill_loss
 from perpixel.losses.iou import IoU, soft_iou
 from perpixel.losses.lovasz import LovaszHinge, LovaszSoftmax, jaccard_weights, lovasz_hinge, lovasz_softmax
 from perpixel.losses.ms_ssim import MSSSIM, ms_ssim, ms_ssim_loss
@@ -57,6 +58,7 @@ __all__ = [
     "focal",
     "focal_tversky",
     "generalised_dice",
+    "hill_loss",
     "hybrid",
     "jaccard_weights",
     "lovasz_hinge",

@@ -35,6 +35,7 @@ from perpixel.metrics.instances import (
 )
 from perpixel.metrics.matches import exact_mean, match_f1, match_precision, match_recall
 from perpixel.metrics.object_bands import object_bands
+from perpixel.metrics.object_errors import ERROR_DEFINITIONS, ObjectErrors, object_errors
 from perpixel.metrics.objects import (
     OBJECT_DEFINITIONS,
     ObjectCounts,
@@ -46,6 +47,7 @@ from perpixel.metrics.objects import (
 )
 from perpixel.metrics.panoptic import PANOPTIC_DEFINITIONS, PanopticQuality, panoptic_counts, panoptic_quality
 from perpixel.metrics.per_image import per_group_table, per_image_table
+from perpixel.metrics.precision_curves import precision_curves
 from perpixel.metrics.scores import CLASS_STATISTICS, DEFINITIONS, STATISTICS, Scores, compute_scores, dice, iou
 from perpixel.metrics.skeleton import SKELETON_DEFINITIONS, skeleton_counts, skeletonise
 from perpixel.metrics.surface import SurfaceDistances, surface_distances
@@ -58,6 +60,7 @@ __all__ = [
     "CALIBRATION_DEFINITIONS",
     "CLASS_STATISTICS",
     "DEFINITIONS",
+    "ERROR_DEFINITIONS",
     "INSTANCE_DEFINITIONS",
     "OBJECT_DEFINITIONS",
     "PANOPTIC_DEFINITIONS",
@@ -70,6 +73,7 @@ __all__ = [
     "InstanceCounts",
     "InstanceScores",
     "ObjectCounts",
+    "ObjectErrors",
     "PairScores",
     "PanopticQuality",
     "Scores",
@@ -102,10 +106,12 @@ __all__ = [
     "match_recall",
     "object_bands",
     "object_counts",
+    "object_errors",
     "panoptic_counts",
     "panoptic_quality",
     "per_group_table",
     "per_image_table",
+    "precision_curves",
     "skeleton_counts",
     "skeletonise",
     "surface_distances",

@@ -1,9 +1,11 @@
 """Fingerprint + clock + hardware -> plan, a reason for every line."""
 
+from perpixel.planning.anchors import AnchorPlan, plan_anchors
 from perpixel.planning.crops import Machine
 from perpixel.planning.facts import LabelFacts, label_facts
 from perpixel.planning.forests import plan_forest
 from perpixel.planning.net import is_free
+from perpixel.planning.objects import choose_way
 from perpixel.planning.plan import COARSE_PROGRESS, COARSE_SHARE, DEFAULT_BUDGET_S, Line, Plan, make_plan
 from perpixel.planning.rehearsal import (
     has_normalisation,
@@ -19,16 +21,19 @@ __all__ = [
     "COARSE_PROGRESS",
     "COARSE_SHARE",
     "DEFAULT_BUDGET_S",
+    "AnchorPlan",
     "LabelFacts",
     "Line",
     "Machine",
     "Plan",
     "VolumeShape",
+    "choose_way",
     "class_chances",
     "has_normalisation",
     "is_free",
     "label_facts",
     "make_plan",
+    "plan_anchors",
     "plan_forest",
     "plan_shape",
     "plan_volumes",

@@ -42,6 +42,10 @@ def test_by_hand() -> None:
     assert facts.small_share == 0.8 and facts.relative_side == pytest.approx(10 / np.sqrt(4000))
     low, high = np.percentile(np.sqrt([100, 100, 400, 75, 1600]), (10, 90))
     assert facts.size_spread == pytest.approx(high / low)
+    # Boxes of 10x10, 10x10, 20x20, 15 high and 5 wide, 40x40.
+    sides, ratios = np.sqrt([100, 100, 400, 75, 1600]), [1, 1, 1, 3, 1]
+    assert [facts.small_box, facts.large_box] == pytest.approx(np.percentile(sides, (5, 95)))
+    assert [facts.flat_box, facts.tall_box] == pytest.approx(np.percentile(ratios, (10, 90)))
     assert InstanceFacts.from_json(json.loads(json.dumps(facts.to_json()))) == facts
 
 

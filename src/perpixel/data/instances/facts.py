@@ -28,6 +28,7 @@ class ImageFacts:
         at_frame: (N,) whether each reaches the image's frame, where it may be cut.
         overlapped: (N,) whether each shares a pixel with another one.
         size: (H, W).
+        sides: (N, 2) height and width of the box around the pixels of each.
     """
 
     areas: NDArray[np.int64]
@@ -35,6 +36,7 @@ class ImageFacts:
     at_frame: NDArray[np.bool_]
     overlapped: NDArray[np.bool_]
     size: tuple[int, int]
+    sides: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class InstanceFacts:
         overlap_share: share a pixel with another one, so that a label map cannot hold them.
         frame_share: reach the frame of their image.
         relative_side: median of the square root of area over that of the image's pixels.
+        small_box, large_box: 5th and 95th percentile of the square root of the area of the boxes, in pixels.
+        flat_box, tall_box: 10th and 90th percentile of their height over width; 1 where there is no object.
     """
 
     images: int
@@ -66,6 +70,10 @@ class InstanceFacts:
     overlap_share: float
     frame_share: float
     relative_side: float
+    small_box: float = 0.0
+    large_box: float = 0.0
+    flat_box: float = 1.0
+    tall_box: float = 1.0
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, which `from_json` reads."""
@@ -85,7 +93,8 @@ def measure_objects(instances: Instances) -> ImageFacts:
     first, second, _ = overlaps(singles.masks, singles.masks)
     overlapped = np.zeros(len(singles), bool)
     overlapped[first[first != second]] = True
-    return ImageFacts(singles.masks.areas, is_in_contact(singles), at_frame, overlapped, singles.size)
+    sides = (boxes[:, 2:] - boxes[:, :2])[:, ::-1]
+    return ImageFacts(singles.masks.areas, is_in_contact(singles), at_frame, overlapped, singles.size, sides)
 
 
 def sum_facts(rows: Iterable[ImageFacts]) -> InstanceFacts:
@@ -96,6 +105,10 @@ def sum_facts(rows: Iterable[ImageFacts]) -> InstanceFacts:
     pixels = np.concatenate([np.zeros(0), *(np.full(len(p.areas), p.size[0] * p.size[1]) for p in parts)])
     sides = np.sqrt(areas)
     low, high = np.percentile(sides, (10, 90)) if len(sides) else (1.0, 1.0)
+    boxes = np.concatenate([np.zeros((0, 2)), *(part.sides for part in parts)])
+    boxes = boxes[boxes.all(axis=1)]
+    small, large = np.percentile(np.sqrt(boxes.prod(axis=1)), (5, 95)) if len(boxes) else (0.0, 0.0)
+    flat, tall = np.percentile(boxes[:, 0] / boxes[:, 1], (10, 90)) if len(boxes) else (1.0, 1.0)
 
     def share(name: str) -> float:
         hits = sum(int(getattr(part, name).sum()) for part in parts)
@@ -115,6 +128,10 @@ def sum_facts(rows: Iterable[ImageFacts]) -> InstanceFacts:
         overlap_share=share("overlapped"),
         frame_share=share("at_frame"),
         relative_side=_median(sides / np.sqrt(pixels)),
+        small_box=float(small),
+        large_box=float(large),
+        flat_box=float(flat),
+        tall_box=float(tall),
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,7 +41,6 @@ class Foreign:
     notes: tuple[str, ...] = field(default=())
 
 
-@torch.no_grad()
 def build_foreign(foreign: Foreign) -> nn.Module:
     """The model with the checkpoint's weights, in eval mode.
 
@@ -51,6 +51,16 @@ def build_foreign(foreign: Foreign) -> nn.Module:
         model = create_model(
             foreign.model, in_channels=foreign.in_channels, num_classes=foreign.num_classes, **foreign.options
         )
+    return load_foreign(model, foreign)
+
+
+@torch.no_grad()
+def load_foreign(model: nn.Module, foreign: Foreign) -> nn.Module:
+    """`model`, built as `foreign` says, with the checkpoint's weights and in eval mode.
+
+    Raises:
+        InputError: as for `build_foreign`.
+    """
     wanted = model.state_dict()
     for name in wanted:
         if name not in foreign.state and not name.endswith("num_batches_tracked"):  # old files lack the counters
@@ -84,6 +94,12 @@ def renamed(state: Mapping[str, Tensor], table: Sequence[tuple[str, str]], where
         if found[1]:
             made[found[1] + name.removeprefix(found[0])] = value
     return made
+
+
+def count_units(names: Collection[str], prefix: str) -> tuple[int, ...]:
+    """Residual units of the four stages of a ResNet whose tensors begin with `prefix`."""
+    found = {match.groups() for name in names if (match := re.match(rf"{re.escape(prefix)}layer(\d+)\.(\d+)\.", name))}
+    return tuple(sum(1 for stage, _ in found if stage == str(number)) for number in range(1, 5))
 
 
 def kernel(state: Mapping[str, Tensor], name: str, where: str, what: str, dimensions: int = 4) -> Tensor:

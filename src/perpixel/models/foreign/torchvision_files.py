@@ -4,12 +4,11 @@ backbone.layer4...  classifier.4                fcn_resnet50, fcn_resnet101
 backbone.layer4...  classifier.0.convs...       deeplabv3_resnet50, deeplabv3_resnet101
 backbone.0...       classifier.0.convs...       deeplabv3_mobilenet_v3_large
 backbone.0...       classifier.cbr...           lraspp_mobilenet_v3_large
+rpn...              roi_heads...                Mask R-CNN, see torchvision_detectors.py
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from torch import Tensor
 from perpixel.encoders import read_state_dict
 from perpixel.encoders.resnet import UNITS
 from perpixel.errors import InputError
-from perpixel.models.foreign.foreign import Foreign, imagenet_statistics, kernel, renamed
+from perpixel.models.foreign.foreign import Foreign, count_units, imagenet_statistics, kernel, renamed
+from perpixel.models.foreign.torchvision_detectors import is_detector, read_detector
 
 KNOWN = "fcn_resnet50, fcn_resnet101, deeplabv3_resnet50, deeplabv3_resnet101, deeplabv3_mobilenet_v3_large and "\
     "lraspp_mobilenet_v3_large"  # fmt: skip
@@ -29,7 +29,7 @@ Names = list[tuple[str, str]]
 
 
 def read_torchvision(file: str | Path) -> Foreign:
-    """Recognise and convert a state dict of one of torchvision's segmentation models.
+    """Recognise and convert a state dict of one of torchvision's segmentation models or of its Mask R-CNNs.
 
     Args:
         file: .pth (opened with weights_only=True) or .safetensors.
@@ -37,6 +37,8 @@ def read_torchvision(file: str | Path) -> Foreign:
         InputError: unreadable, or another network.
     """
     state, where = read_state_dict(file), str(file)
+    if is_detector(state):
+        return read_detector(state, where)
     encoder, head = _backbone(state, where), _head(state, where)
     what = f"torchvision {head}_{encoder}"
     has_aux = any(name.startswith("aux_classifier.") for name in state)
@@ -89,12 +91,6 @@ def _head(state: dict[str, Tensor], where: str) -> str:
         f"{where}: has a backbone, but no classifier of torchvision's segmentation models {KNOWN}: give the state dict "
         "of the whole model"
     )
-
-
-def count_units(names: Collection[str], prefix: str) -> tuple[int, ...]:
-    """Residual units of the four stages of a ResNet whose tensors begin with `prefix`."""
-    found = {match.groups() for name in names if (match := re.match(rf"{re.escape(prefix)}layer(\d+)\.(\d+)\.", name))}
-    return tuple(sum(1 for stage, _ in found if stage == str(number)) for number in range(1, 5))
 
 
 def fcn_head(theirs: str, ours: str) -> Names:
