@@ -79,14 +79,14 @@ def test_validation_by_hand(dataset: InstanceDataset) -> None:
     seen: list[tuple[int, int]] = []
     task = task_of(dataset, on_image=lambda done, total: seen.append((done, total)))
     scores = task.validate(Truths(dataset))
-    assert scores["score"] == scores["mask_ap"] == scores["ap50_matched"] == scores["pq"] == 1
+    assert scores["score"] == scores["mask_ap"] == scores["matching_ap50"] == scores["pq"] == 1
     assert scores["min_score"] == 0.05 and seen == [(1, 2), (2, 2)]
     # A wrong one in each image, less sure than the right ones: COCO's AP does not mind, from 0.5 on nothing is wrong.
     scores = task.validate(Truths(dataset, wrong=0.45))
-    assert scores["mask_ap"] == 1 and scores["ap50_matched"] == 1 and scores["min_score"] == 0.5
+    assert scores["mask_ap"] == 1 and scores["matching_ap50"] == 1 and scores["min_score"] == 0.5
     # Surer than the right ones: of five, the first two are wrong, so that the precision ends at 3 / 5.
     scores = task.validate(Truths(dataset, wrong=0.95))
-    assert scores["score"] == pytest.approx(0.6) and scores["ap50_matched"] == pytest.approx(3 / 5)
+    assert scores["score"] == pytest.approx(0.6) and scores["matching_ap50"] == pytest.approx(3 / 5)
 
 
 def test_the_least_score_of_nothing_is_a_half() -> None:

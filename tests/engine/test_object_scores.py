@@ -25,7 +25,7 @@ def test_truth_scores_one() -> None:
 
 def test_one_found_one_missed_one_false() -> None:
     scores = score_objects([(squares(1, 40, scores=[0.9, 0.8]), squares(1, 20))], num_classes=2)
-    assert scores["ap50_matched"] == pytest.approx(1 / 3)
+    assert scores["matching_ap50"] == pytest.approx(1 / 3)
     assert scores["f1_50"] == scores["precision_50"] == scores["recall_50"] == scores["pq"] == pytest.approx(0.5)
     # 51 of the 101 recalls are reached.
     assert scores["mask_ap"] == pytest.approx(51 / 101)

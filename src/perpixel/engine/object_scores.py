@@ -32,7 +32,7 @@ def score_objects(
         num_classes: K, background (class 0) included.
         max_detections: of an image and class that COCO's AP looks at.
     Returns:
-        ap50_matched, mean_ap_matched, f1_50, precision_50, recall_50: all classes together, objects matched one to one:
+        matching_ap50, matching_ap, f1_50, precision_50, recall_50: all classes together, objects matched one to one:
             AP = TP / (TP + FP + FN), at IoU 0.5 and as mean over 0.5, 0.55, ... 0.95.
         mask_ap, mask_ap50, mask_ap75: COCO's, which ranks by score. pq: mean over classes.
         Without any object, true or predicted, all are None.
@@ -47,8 +47,8 @@ def score_objects(
     matched = instance_scores(InstanceCounts.join(counts)).summary()
     ranked = average_precision(DetectionRows.join(rows)).summary()
     scores = {
-        "ap50_matched": matched["ap_50"],
-        "mean_ap_matched": matched["mean_ap"],
+        "matching_ap50": matched["ap_50"],
+        "matching_ap": matched["mean_ap"],
         "f1_50": matched["f1_50"],
         "precision_50": matched["precision_50"],
         "recall_50": matched["recall_50"],
