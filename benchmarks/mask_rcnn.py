@@ -56,7 +56,7 @@ def their_model(encoder: str, classes: int, size: tuple[int, int]) -> nn.Module:
             if name.endswith("bn3") or (name.endswith("bn2") and "layer1.0.bn3" not in dict(trunk.named_modules())):
                 part.weight.mul_(0.2)
         # Sure of some classes, so that a random net finds objects to make masks of.
-        model.roi_heads.box_predictor.cls_score.weight.mul_(10)
+        model.roi_heads.box_predictor.cls_score.weight.mul_(300)
     return model
 
 

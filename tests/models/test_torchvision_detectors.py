@@ -80,7 +80,7 @@ def assert_twins(theirs: nn.Module, mine: MaskRCNN) -> None:
     found = mine(image)[0]
     assert len(found.scores) == len(expected["scores"]) > 20
     boxes = found.boxes * torch.tensor([PHOTO[1] / width, PHOTO[0] / height]).repeat(2)
-    assert (boxes - expected["boxes"]).abs().max() < TOLERANCE * max(PHOTO)
+    assert (boxes - expected["boxes"]).abs().max() < TOLERANCE
     assert (found.scores - expected["scores"]).abs().max() < TOLERANCE
     assert torch.equal(found.classes, expected["labels"])
     runs = paste_masks(found.masks.numpy(), boxes.numpy(), PHOTO, aligned=mine.aligned)
@@ -97,7 +97,7 @@ def assert_twins(theirs: nn.Module, mine: MaskRCNN) -> None:
     ("name", "options"),
     [
         ("frozen", {"encoder": "resnet18", "norm": "frozen", "norm_eps": 0.0, "aligned": False}),
-        ("v1", {"encoder": "resnet50", "norm": "batch", "aligned": False}),
+        pytest.param("v1", {"encoder": "resnet50", "norm": "batch", "aligned": False}, marks=pytest.mark.slow),
         pytest.param(
             "v2",
             {"encoder": "resnet50", "norm": "batch", "aligned": False, "head_norm": "batch", "rpn_convs": 2,
