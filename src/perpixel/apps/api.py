@@ -10,10 +10,12 @@ from typing import Any
 
 from perpixel.apps.config import make_config, parse_duration
 from perpixel.apps.preparing import prepare_run, refuse_other_kind, refuse_volumes
+from perpixel.apps.reading import AnyDataset, check_any, choose_task, of_images, open_any
 from perpixel.apps.training import Run, extend_run, finish_run, train_run
-from perpixel.data import CheckResult, Dataset, check_dataset, open_dataset, open_images, overlay_sheet
+from perpixel.data import CheckResult, Dataset, InstanceDataset, open_images, overlay_sheet
 from perpixel.engine.calibrate import TemperatureResult, calibrate_bundle
 from perpixel.engine.evaluate import evaluate_split
+from perpixel.engine.evaluate_instances import evaluate_instances
 from perpixel.engine.evaluate_volumes import evaluate_volumes
 from perpixel.engine.run_folder import RunFolder
 from perpixel.engine.tune_crf import CrfTuning
@@ -23,7 +25,9 @@ from perpixel.files import make_folder, write_json
 from perpixel.inference.bundle import find_bundle, read_bundle_config
 from perpixel.inference.crf import CrfSettings
 from perpixel.inference.files import predict_files
-from perpixel.inference.load import load, load_for_images
+from perpixel.inference.instance_files import predict_instance_files
+from perpixel.inference.instance_predictor import InstancePredictor, check_score
+from perpixel.inference.load import AnyPredictor, load, load_for_images
 from perpixel.inference.predictor import Predictor
 from perpixel.inference.volume_files import group_volumes, predict_volumes
 from perpixel.inference.volumes import VolumePredictor
@@ -77,34 +81,40 @@ class Predictions:
 
 
 def check(
-    data: PathLike, *, out: PathLike | None = None, on_event: OnEvent | None = None, **reading: Any
+    data: PathLike,
+    *,
+    task: str = "auto",
+    out: PathLike | None = None,
+    on_event: OnEvent | None = None,
+    **reading: Any,
 ) -> CheckResult:
     """Read every file of a data set once and report what it is and what is wrong with it.
 
     Args:
         data: folder, CSV list or COCO JSON.
+        task: "semantic" reads label maps of images or volumes, "instances" objects one by one; "auto" is semantic.
         out: folder for check.json, fingerprint.json and the overlay sheet check_sheet.png; None writes nothing.
         on_event: called with progress events.
         reading: format, classes, splits, group, ignore_values, snap, seed, as `open_dataset` takes them.
     Raises:
         InputError: the data set cannot even be listed.
     """
-    dataset = open_dataset(data, **reading)
+    dataset = open_any(data, task=choose_task(task), **reading)
     result = _checked(dataset, on_event or _silent)
     if out is not None:
         folder = make_folder(out)
         write_json(folder / "check.json", result.to_json())
         write_json(folder / "fingerprint.json", result.fingerprint.to_json())
-        overlay_sheet(dataset, folder / "check_sheet.png")
+        overlay_sheet(of_images(dataset), folder / "check_sheet.png")
     return result
 
 
-def _checked(dataset: Dataset, on_event: OnEvent) -> CheckResult:
+def _checked(dataset: AnyDataset, on_event: OnEvent) -> CheckResult:
     def tell(done: int, total: int, name: str) -> None:
         on_event({"kind": "progress", "done": done, "total": total, "text": f"check {name}"})
 
     on_event({"kind": "phase", "text": "Checking the data"})
-    return check_dataset(dataset, on_progress=tell)
+    return check_any(dataset, on_progress=tell)
 
 
 def plan(
@@ -143,7 +153,8 @@ def train(
         out: run folder; default runs/DATA-MODEL.
         seed: same seed (and epochs), same weights.
         on_event: called with each event of log.jsonl, and with phases and progress.
-        settings: loss, class_weights, batch_size, crop (h, w), scale, learning_rate, optimizer, schedule, options,
+        settings: task ("semantic" labels pixels, "instances" finds objects one by one), loss, class_weights,
+            batch_size, crop (h, w), scale, learning_rate, optimizer, schedule, options,
             precision, device, devices, patience, ...: the fields of `TrainConfig`. `start_from` takes a run or a bundle
             whose weights to start from: the same model, or for FCN a coarser one; with `start_from_partial` whatever
             tensors fit.
@@ -189,12 +200,14 @@ def evaluate(
     tolerance: float | None = None,
     thin: Sequence[str] = (),
     objects: str | None = None,
+    min_score: float | None = None,
     device: str | None = None,
     on_event: OnEvent | None = None,
     **reading: Any,
 ) -> Evaluation:
     """Score a model on a split: confusion matrix, IoU, Dice, accuracies, outlines, calibration, intervals, a table of
     images, and pictures of cases. Of volumes: Dice, IoU and surface distances in mm of each structure in each case.
+    Of objects: COCO's AP of masks and boxes, F1, panoptic quality, AJI, outlines, and what was missed or merged.
 
     Args:
         bundle: a run or a bundle.
@@ -213,6 +226,7 @@ def evaluate(
             millimetres; None is the longest side of a voxel in training.
         thin: classes whose skeletons are compared (clDice).
         objects: class whose connected parts are scored as objects (V_Rand, V_Info).
+        min_score: of models of objects: all scores but AP look at objects from this score on; None takes the bundle's.
     """
     tell = on_event or _silent
     folder = find_bundle(bundle)
@@ -227,13 +241,22 @@ def evaluate(
     where = Path(out) if out is not None else home / "evaluation" / name
     way: dict[str, Any] = {"prune_level": prune_level, "output_stride": output_stride}
     predictor = load(folder, device=device, **way)
-    if isinstance(predictor, VolumePredictor):
-        _refuse_for_volumes(samples=samples, crf=crf, thin=thin, objects=objects)
+    if isinstance(predictor, InstancePredictor):
+        _refuse_for(predictor, samples=samples, crf=crf, thin=thin, objects=objects, tta=tta, tolerance=tolerance)
+        assert isinstance(dataset, InstanceDataset)
+        result = evaluate_instances(
+            predictor, dataset, split, where, min_score=min_score, boundary=boundary, on_image=_image_events(tell)
+        )
+    elif isinstance(predictor, VolumePredictor):
+        _refuse_for(predictor, samples=samples, crf=crf, thin=thin, objects=objects, min_score=min_score)
+        assert isinstance(dataset, Dataset)
         result = evaluate_volumes(
             predictor, read_bundle_config(folder), dataset, split, where, tta=tta, boundary=boundary,
             tolerance_mm=tolerance, on_image=_image_events(tell),
         )  # fmt: skip
     else:
+        _refuse_for(predictor, min_score=min_score)
+        assert isinstance(dataset, Dataset)
         result = evaluate_split(
             predictor, dataset, split, where, tta=tta, dropout_samples=samples, crf=_crf_settings(predictor, crf),
             boundary=boundary, tolerance=tolerance, thin=thin, objects=objects, on_image=_image_events(tell),
@@ -268,13 +291,13 @@ def calibrate(
     folder = find_bundle(bundle)
     home = folder.parent if folder.name == "bundle" else folder
     dataset = _dataset_for(home, data, reading)
-    refuse_volumes(dataset, "calibrate")
+    pixels = refuse_volumes(dataset, "calibrate")
     tell({"kind": "phase", "text": f"Calibrating on {split}"})
 
     return calibrate_bundle(
         load_for_images(folder, "calibrate", device=device),
         folder,
-        dataset,
+        pixels,
         split,
         seed=seed,
         on_image=_image_events(tell),
@@ -317,23 +340,25 @@ def tune_crf(
     folder = find_bundle(bundle)
     home = folder.parent if folder.name == "bundle" else folder
     dataset = _dataset_for(home, data, reading)
-    refuse_volumes(dataset, "tune-crf")
+    pixels = refuse_volumes(dataset, "tune-crf")
     tell({"kind": "phase", "text": f"Tuning the CRF on {split}"})
 
     def on_step(done: int, total: int, name: str) -> None:
         tell({"kind": "progress", "done": done, "total": total, "text": name})
 
     return tune_bundle_crf(
-        load_for_images(folder, "tune-crf", device=device), folder, dataset, split, images=images,
+        load_for_images(folder, "tune-crf", device=device), folder, pixels, split, images=images,
         iterations=iterations, seed=seed, on_step=on_step,
     )  # fmt: skip
 
 
-def _refuse_for_volumes(**settings: Any) -> None:
-    """Refuse what is made for images only, where a model of volumes is asked for it."""
+def _refuse_for(predictor: AnyPredictor, **settings: Any) -> None:
+    """Refuse what means nothing to a model of this kind."""
+    kinds = {VolumePredictor: "volumes", InstancePredictor: "objects"}
+    kind = kinds.get(type(predictor), "label maps of images")
     for name, value in settings.items():
-        if value:
-            raise InputError(f"{name} {value}: works with images only, and this is a model of volumes: leave it out")
+        if value not in (None, False, 0, (), []):
+            raise InputError(f"{name} {value}: means nothing to this model, which is one of {kind}: leave it out")
 
 
 def _image_events(tell: OnEvent) -> Callable[[int, int, str], None]:
@@ -345,21 +370,22 @@ def _image_events(tell: OnEvent) -> Callable[[int, int, str], None]:
     return on_image
 
 
-def _dataset_for(home: Path, data: PathLike | None, reading: dict[str, Any]) -> Dataset:
+def _dataset_for(home: Path, data: PathLike | None, reading: dict[str, Any]) -> AnyDataset:
     """The data set as the run read it: same splits and classes, unless another is given."""
+    task = read_bundle_config(find_bundle(home)).task
     run = RunFolder(home)
     saved = run.read("config.json") if (home / "splits.json").is_file() else None
     if saved is None:
         if data is None:
             raise InputError(f"{home}: a bundle does not hold its data: give the data folder as well")
-        return open_dataset(data, **reading)
+        return open_any(data, task=task, **reading)
     same = data is None or Path(data).resolve() == Path(saved["data"]).resolve()
     if not same:
         assert data is not None
-        return open_dataset(data, **{"classes": home / "classes.json", **reading})
+        return open_any(data, task=task, **{"classes": home / "classes.json", **reading})
     kept = {name: saved[name] for name in ("format", "group", "snap", "seed")}
     kept |= {"classes": home / "classes.json", "splits": home / "splits.json"}
-    return open_dataset(saved["data"], **{**kept, **reading})
+    return open_any(saved["data"], task=task, **{**kept, **reading})
 
 
 def predict(
@@ -378,13 +404,15 @@ def predict(
     output_stride: int | None = None,
     crf: Crf = False,
     crf_steps: bool = False,
+    min_score: float | None = None,
     device: str | None = None,
     on_event: OnEvent | None = None,
 ) -> Predictions:
     """Label files: an indexed PNG of each image's exact size and name, with overlays and probabilities where asked.
 
     Of volumes: a label volume in the very geometry of each source (.nii.gz, .nii or .tif), overlays of three planes,
-    probabilities and uncertainties as .nii.gz.
+    probabilities and uncertainties as .nii.gz. Of objects: a label image with a number for each, objects.json (COCO),
+    objects.csv (a row each: class, score, area, box, middle, brightness), overlays with outlines and scores.
 
     Args:
         bundle: a run or a bundle.
@@ -398,14 +426,27 @@ def predict(
         output_stride: run a DeepLab v3 or v3+ at this stride, with the same weights.
         crf: refine by a fully connected CRF, as for `evaluate`.
         crf_steps: with crf, also write its iterations as a picture, crf_steps/NAME.png.
+        min_score: of models of objects: those below are left out; None takes what the bundle says.
     Raises:
         InputError: no image found, a file that cannot be read, an output that cannot be written.
     """
     tell = on_event or _silent
     listed = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     predictor = load(bundle, device=device, prune_level=prune_level, output_stride=output_stride)
+    if isinstance(predictor, InstancePredictor):
+        _refuse_for(
+            predictor, samples=samples, crf=crf, crf_steps=crf_steps, tta=tta, probs=probs, uncertainty=uncertainty
+        )
+        images = [image for one in listed for image in open_images(one)]
+        if min_score is not None:
+            predictor.min_score = check_score(min_score)
+        written, skipped = predict_instance_files(
+            predictor, images, out, overlays=overlays, overwrite=overwrite, on_image=_image_events(tell)
+        )
+        return Predictions(Path(out), written, skipped)
+    _refuse_for(predictor, min_score=min_score)
     if isinstance(predictor, VolumePredictor):
-        _refuse_for_volumes(samples=samples, crf=crf, crf_steps=crf_steps)
+        _refuse_for(predictor, samples=samples, crf=crf, crf_steps=crf_steps)
         paths = [path for one in listed for path in open_images(one, spatial_dims=3)]
         written, skipped = predict_volumes(
             predictor, read_bundle_config(find_bundle(bundle)), group_volumes(paths, predictor.channels), out,

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from perpixel.apps.config import TrainConfig
-from perpixel.data import Dataset
+from perpixel.apps.reading import AnyDataset
+from perpixel.data import InstanceDataset
 from perpixel.engine.run_folder import RunFolder
 from perpixel.images import Normalisation, VolumeNormalisation
-from perpixel.inference.bundle import BundleConfig, VolumeForm
+from perpixel.inference.bundle import BundleConfig, ObjectForm, VolumeForm
 from perpixel.planning import Plan
 
 
 def bundle_config(
-    folder: RunFolder, config: TrainConfig, plan: Plan, dataset: Dataset, training: dict[str, Any]
+    folder: RunFolder, config: TrainConfig, plan: Plan, dataset: AnyDataset, training: dict[str, Any]
 ) -> BundleConfig:
     """Everything besides the weights that prediction needs, and where the model comes from.
 
@@ -48,6 +49,7 @@ def bundle_config(
         },
         versions=versions(),
         volume=_volume_form(plan) if is_volume else None,
+        objects=ObjectForm() if isinstance(dataset, InstanceDataset) else None,
     )
 
 

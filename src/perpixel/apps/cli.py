@@ -85,6 +85,7 @@ def check(
     splits: opt.Splits = None,
     group: opt.Group = None,
     ignore_values: opt.Ignore = None,
+    task: opt.Task = None,
     snap: opt.Snap = None,
     as_json: opt.AsJson = False,
 ) -> None:
@@ -93,7 +94,9 @@ def check(
 
     folder = out or Path(f"{data.resolve().stem or 'data'}-check")
     with progress_events() as on_event:
-        result = api.check(data, out=folder, on_event=on_event, **opt.chosen(context.params, opt.DATA_SETTINGS))
+        result = api.check(
+            data, out=folder, on_event=on_event, **opt.chosen(context.params, (*opt.DATA_SETTINGS, "task"))
+        )
     if as_json:
         document = {name: value for name, value in result.to_json().items() if name != "train_classes"}
         print_document({**document, "out": folder})
@@ -119,6 +122,7 @@ def plan(
     splits: opt.Splits = None,
     group: opt.Group = None,
     ignore_values: opt.Ignore = None,
+    task: opt.Task = None,
     snap: opt.Snap = None,
     as_json: opt.AsJson = False,
 ) -> None:
@@ -126,7 +130,7 @@ def plan(
     from perpixel.apps import api
 
     with progress_events() as on_event:
-        settings = opt.chosen(context.params, ("budget", "epochs", "model", *opt.DATA_SETTINGS))
+        settings = opt.chosen(context.params, ("budget", "epochs", "model", "task", *opt.DATA_SETTINGS))
         result = api.plan(data, on_event=on_event, **settings)
     lines = [{name: getattr(line, name) for name in ("setting", "value", "reason")} for line in result.lines]
     if as_json:
@@ -169,6 +173,7 @@ def train(
     splits: opt.Splits = None,
     group: opt.Group = None,
     ignore_values: opt.Ignore = None,
+    task: opt.Task = None,
     snap: opt.Snap = None,
     precision: opt.Precision = None,
     device: opt.Device = None,
@@ -236,6 +241,7 @@ def evaluate(
     tolerance: opt.Tolerance = None,
     thin: opt.Thin = None,
     objects: opt.Objects = None,
+    min_score: opt.MinScore = None,
     out: opt.Out = None,
     format: opt.Format = None,
     classes: opt.Classes = None,
@@ -251,7 +257,9 @@ def evaluate(
     with progress_events() as on_event:
         settings = opt.chosen(context.params, opt.DATA_SETTINGS)
         way = {"prune_level": prune_level, "output_stride": output_stride, "samples": samples}
-        settings |= opt.chosen(way) | opt.chosen(context.params, ("boundary", "tolerance", "thin", "objects"))
+        settings |= opt.chosen(way) | opt.chosen(
+            context.params, ("boundary", "tolerance", "thin", "objects", "min_score")
+        )
         settings["crf"] = opt.parse_crf(crf, crf_option)
         result = api.evaluate(run, data, split=split, out=out, tta=tta, on_event=on_event, **settings)
     if as_json:
@@ -344,12 +352,19 @@ def predict(
     crf: opt.Crf = False,
     crf_option: opt.CrfOptions = None,
     crf_steps: Annotated[bool, typer.Option("--crf-steps", help="With --crf: also draw its iterations.")] = False,
+    min_score: opt.MinScore = None,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Label every pixel of images: indexed PNGs of the input's size and name, and overlays."""
+    """Label every pixel of images or volumes, or find their objects: label maps of the input's size, and overlays."""
     from perpixel.apps import api
 
-    way = {"prune_level": prune_level, "output_stride": output_stride, "samples": samples, "seed": seed}
+    way = {
+        "prune_level": prune_level,
+        "output_stride": output_stride,
+        "samples": samples,
+        "seed": seed,
+        "min_score": min_score,
+    }
     refining = opt.parse_crf(crf or crf_steps, crf_option)
     with progress_events() as on_event:
         result = api.predict(

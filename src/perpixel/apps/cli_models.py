@@ -121,6 +121,7 @@ def compare(
     splits: opt.Splits = None,
     group: opt.Group = None,
     ignore_values: opt.Ignore = None,
+    task: opt.Task = None,
     snap: opt.Snap = None,
     precision: opt.Precision = None,
     device: opt.Device = None,
@@ -136,7 +137,7 @@ def compare(
     if option:
         settings["options"] = opt.parse_pairs(option)
     if crop is not None:
-        settings["crop"] = opt.parse_size(crop, "--crop", "HEIGHTxWIDTH")
+        settings["crop"] = opt.parse_crop(crop)
     if resume is not None:
         settings.pop("split")
         opt.refuse_with_resume(settings, "the comparison's")

@@ -40,7 +40,7 @@ from perpixel.files import appending, make_folder, read_json, write_json
 from perpixel.planning import DEFAULT_BUDGET_S
 
 if TYPE_CHECKING:
-    from perpixel.data import Dataset
+    from perpixel.apps.reading import AnyDataset
 
 OnEvent = Callable[[dict[str, Any]], None]
 # How long to wait for an earlier call in the same folder that is just ending.
@@ -211,7 +211,7 @@ def _differences(before: Settings, now: Settings) -> Iterator[tuple[str, Any, An
             yield f"the options of {label}", entry["options"] or "none", wanted["options"] or "none"
 
 
-def _prepare_data(folder: Path, settings: Settings, on_event: OnEvent) -> Dataset:
+def _prepare_data(folder: Path, settings: Settings, on_event: OnEvent) -> AnyDataset:
     """Open the data, check them once for all models, and write down what was found. check.json comes last."""
     from perpixel.apps.preparing import check_data, open_data
     from perpixel.data import save_classes, save_splits
@@ -232,7 +232,7 @@ def _prepare_data(folder: Path, settings: Settings, on_event: OnEvent) -> Datase
     return dataset
 
 
-def _stamp(dataset: Dataset) -> str:
+def _stamp(dataset: AnyDataset) -> str:
     """A digest of name, size and time of change of every file."""
     samples = [sample for split in dataset.splits.values() for sample in split]
     paths = {path for each in samples for path in (*each.images, *(each.mask.paths if each.mask else ()))}
@@ -243,7 +243,7 @@ def _stamp(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
-def _check_files(folder: Path, dataset: Dataset) -> None:
+def _check_files(folder: Path, dataset: AnyDataset) -> None:
     """Refuse to put results on other data beside those that are here."""
     path = folder / "files.json"
     if path.is_file() and read_json(path)["stamp"] != _stamp(dataset):

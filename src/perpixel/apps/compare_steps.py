@@ -15,16 +15,18 @@ from typing import Any
 import numpy as np
 
 from perpixel.apps.compare_settings import entries_of, entry_config, read_settings, result_of
+from perpixel.apps.reading import AnyDataset, choose_task, open_any
 from perpixel.apps.report_parts import read_log
 from perpixel.apps.wording import is_number, main_score
-from perpixel.data import CheckResult, Dataset, Sample, open_dataset
+from perpixel.data import CheckResult, InstanceDataset, Sample
 from perpixel.engine.run_folder import RunFolder
 from perpixel.engine.volume_pictures import PredictedCase, plane_pictures
 from perpixel.errors import InputError
 from perpixel.files import read_json, write_json
 from perpixel.images import resize_image, to_display, write_png
-from perpixel.inference import Prediction, Predictor, VolumePredictor
-from perpixel.labels import ClassTable, colourise, resize_label_map
+from perpixel.inference import AnyPredictor, Prediction, VolumePredictor
+from perpixel.inference.instance_files import display_bright
+from perpixel.labels import ClassTable, Instances, colourise, draw_objects, resize_label_map
 from perpixel.planning import Plan
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -41,14 +43,15 @@ class Loaded:
     """An image or a volume with its truth: `image` as its predictor takes it, `spacing_mm` of a volume."""
 
     image: np.ndarray
-    target: np.ndarray
+    target: np.ndarray | Instances
     spacing_mm: tuple[float, float, float] | None
 
     @classmethod
-    def of(cls, dataset: Dataset, sample: Sample) -> Loaded:
+    def of(cls, dataset: AnyDataset, sample: Sample) -> Loaded:
         """Read a sample."""
-        if dataset.spatial_dims == 2:
-            return cls(*dataset.load(sample), None)
+        if isinstance(dataset, InstanceDataset) or dataset.spatial_dims == 2:
+            image, target = dataset.load(sample)
+            return cls(image, target, None)
         case = dataset.load_case(sample)
         assert case.label_map is not None
         return cls(case.image, case.label_map, case.spacing_mm)
@@ -56,9 +59,9 @@ class Loaded:
     @property
     def size(self) -> tuple[int, ...]:
         """(H, W) or (D, H, W)."""
-        return self.target.shape
+        return self.target.size if isinstance(self.target, Instances) else self.target.shape
 
-    def predict(self, predictor: Predictor | VolumePredictor) -> Prediction:
+    def predict(self, predictor: AnyPredictor) -> Prediction:
         """What a model says of it."""
         if isinstance(predictor, VolumePredictor):
             return predictor.predict(self.image, spacing_mm=self.spacing_mm)
@@ -66,22 +69,28 @@ class Loaded:
 
     def pictures(self, table: ClassTable) -> dict[str, np.ndarray]:
         """The image and the truth."""
+        if isinstance(self.target, Instances):
+            shown = display_bright(self.image)
+            return {"image": shown, "truth": draw_objects(shown, self.target.without_crowds(), table, legend=False)}
         if self.spacing_mm is not None:
-            planes = self._planes(self.target, table)
+            planes = self._planes(self.target, self.target, table)
             return {kind: planes[kind] for kind in ("image", "truth")}
         shown = resize_image(to_display(self.image), self._shown_size())
-        return {"image": shown, "truth": self.picture_of(self.target, table)}
+        return {"image": shown, "truth": colourise(resize_label_map(self.target, self._shown_size()), table)}
 
-    def picture_of(self, label_map: np.ndarray, table: ClassTable) -> np.ndarray:
-        """A label map in class colours; of a volume three planes."""
+    def picture_of(self, prediction: Prediction, table: ClassTable) -> np.ndarray:
+        """A label map in class colours; of a volume three planes; objects over their image."""
+        if prediction.instances is not None:
+            return draw_objects(display_bright(self.image), prediction.instances, table, legend=False)
         if self.spacing_mm is not None:
-            return self._planes(label_map, table)["prediction"]
-        return colourise(resize_label_map(label_map, self._shown_size()), table)
+            assert not isinstance(self.target, Instances)
+            return self._planes(self.target, prediction.label_map, table)["prediction"]
+        return colourise(resize_label_map(prediction.label_map, self._shown_size()), table)
 
-    def _planes(self, label_map: np.ndarray, table: ClassTable) -> dict[str, np.ndarray]:
+    def _planes(self, target: np.ndarray, label_map: np.ndarray, table: ClassTable) -> dict[str, np.ndarray]:
         assert self.spacing_mm is not None
         nowhere = np.zeros(self.size, np.float32)
-        return plane_pictures(PredictedCase(self.image, self.target, label_map, nowhere, self.spacing_mm), table)
+        return plane_pictures(PredictedCase(self.image, target, label_map, nowhere, self.spacing_mm), table)
 
     def _shown_size(self) -> tuple[int, int]:
         height, width = self.size
@@ -133,7 +142,10 @@ def _facts(run: RunFolder, split: str) -> dict[str, Any]:
         "num_images": scores["num_images"],
         "scores": scores["scores"],
         "intervals": scores["intervals"],
-        "per_class": [{key: row[key] for key in ("name", "iou", "interval")} for row in scores["per_class"]],
+        "per_class": [
+            {"name": row["name"], "iou": row.get("iou", row.get("mask_ap")), "interval": row.get("interval")}
+            for row in scores["per_class"]
+        ],
         "machine": _machine(config),
     }
 
@@ -188,7 +200,9 @@ def measure(folder: Path, *, on_event: OnEvent) -> dict[str, Any]:
     settings = read_settings(folder)
     labels = [entry.label for entry in entries_of(settings) if result_of(folder, entry.label)["state"] == "done"]
     reading = {name: settings["reading"][name] for name in ("format", "group", "snap") if name in settings["reading"]}
-    dataset = open_dataset(settings["data"], classes=folder / "classes.json", splits=folder / "splits.json", **reading)
+    task = choose_task(settings["training"].get("task", "auto"), settings["models"][0]["model"])
+    reading |= {"classes": folder / "classes.json", "splits": folder / "splits.json"}
+    dataset = open_any(settings["data"], task=task, **reading)
     samples = dataset.split(settings["split"])
     device = settings["training"].get("device", "auto")
     speed, size = _time_all(folder, labels, Loaded.of(dataset, samples[0]), device, on_event)
@@ -266,14 +280,15 @@ def choose_images(folder: Path, labels: Sequence[str], split: str) -> list[tuple
 def _read_scores(path: Path) -> dict[str, float]:
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    key = "mean_dice" if rows and "miou" not in rows[0] else "miou"  # of volumes: of their structures
+    # Of label maps, of volumes (their structures), of objects.
+    key = next((name for name in ("miou", "mean_dice", "mean_f1") if rows and name in rows[0]), "miou")
     return {row["name"]: float(row[key]) for row in rows if row[key]}
 
 
 def _side_by_side(
     folder: Path,
     labels: Sequence[str],
-    dataset: Dataset,
+    dataset: AnyDataset,
     samples: Sequence[Sample],
     chosen: Sequence[tuple[str, str, dict[str, float]]],
     device: str,
@@ -295,7 +310,7 @@ def _side_by_side(
         predictor = load(folder / label, device=_torch_device(device))
         for number, (row, each) in enumerate(zip(rows, loaded), 1):
             row["predictions"][label] = f"pictures/{number}_by_{label}.png"
-            found = each.picture_of(each.predict(predictor).label_map, dataset.classes)
+            found = each.picture_of(each.predict(predictor), dataset.classes)
             write_png(folder / row["predictions"][label], found)
         on_event({"kind": "progress", "done": done, "total": len(labels), "text": f"pictures of {label}"})
     return rows

@@ -39,6 +39,7 @@ class TrainConfig(BaseModel):
 
     data: str
     model: str = "auto"
+    task: str = "auto"
     budget_s: float | None = None
     epochs: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0)
@@ -111,8 +112,8 @@ class TrainConfig(BaseModel):
 
 # Settings that mean something to a forest. The others are about the steps of a net.
 FOREST_SETTINGS = frozenset(
-    ("data", "model", "budget_s", "seed", "options", "scale", "device", "num_workers", "checkpoint_every_s", "format",
-     "classes", "splits", "group", "ignore_values", "snap", "threads")
+    ("data", "model", "task", "budget_s", "seed", "options", "scale", "device", "num_workers", "checkpoint_every_s",
+     "format", "classes", "splits", "group", "ignore_values", "snap", "threads")
 )  # fmt: skip
 
 

@@ -58,6 +58,20 @@ Ignore = Annotated[
         rich_help_panel=DATA_PANEL,
     ),
 ]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        help="semantic labels pixels, instances finds objects one by one (default: what the model does).",
+        show_default=False,
+        rich_help_panel=DATA_PANEL,
+    ),
+]
+MinScore = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=1, help="Objects of lower scores are left out (default: chosen in training).", show_default=False
+    ),
+]
 Snap = Annotated[
     bool | None,
     typer.Option("--snap", help="Move blurred or JPEG mask values to the nearest class.", rich_help_panel=DATA_PANEL),

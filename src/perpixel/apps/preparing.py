@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from perpixel.apps.config import TrainConfig, refuse_net_settings
+from perpixel.apps.reading import AnyDataset, check_any, choose_task, of_images, open_any
 from perpixel.apps.start import Start, adapt_plan, compare_data, open_start, with_start
-from perpixel.data import CheckResult, Dataset, check_dataset, open_dataset, refuse
+from perpixel.data import CheckResult, Dataset, InstanceDataset, refuse
 from perpixel.engine.hardware import Hardware, find_hardware
 from perpixel.engine.schedules import SCHEDULES
 from perpixel.engine.semantic import spread
@@ -21,12 +22,14 @@ from perpixel.losses import class_weights, create_loss
 from perpixel.models import FORESTS, MODELS, create_model, spatial_dims
 from perpixel.planning import (
     DEFAULT_BUDGET_S,
+    LabelFacts,
     Machine,
     Plan,
     has_normalisation,
     label_facts,
     make_plan,
     plan_forest,
+    plan_instances,
     plan_volumes,
     seconds_per_megapixel,
     seconds_per_step,
@@ -45,7 +48,7 @@ class Prepared:
 
     config: TrainConfig
     start: Start | None
-    dataset: Dataset
+    dataset: AnyDataset
     check: CheckResult
     plan: Plan
     machine: Machine
@@ -65,6 +68,7 @@ def prepare_run(config: TrainConfig, *, on_event: OnEvent, known: CheckResult | 
     if start is not None:
         config = with_start(config, start)
     check_names(config)
+    config = config.model_copy(update={"task": choose_task(config.task, config.model)})
     torch.set_num_threads(config.threads or torch.get_num_threads())
     hardware = find_hardware(config.device)
     machine = Machine(
@@ -90,10 +94,11 @@ def prepare_run(config: TrainConfig, *, on_event: OnEvent, known: CheckResult | 
     return Prepared(config, start, dataset, result, plan, machine)
 
 
-def open_data(config: TrainConfig) -> Dataset:
+def open_data(config: TrainConfig) -> AnyDataset:
     """The data set, read as the settings say."""
-    return open_dataset(
+    return open_any(
         config.data,
+        task=choose_task(config.task, config.model),
         format=config.format,
         classes=config.classes,
         splits=config.splits,
@@ -104,13 +109,16 @@ def open_data(config: TrainConfig) -> Dataset:
     )
 
 
-def refuse_volumes(dataset: Dataset, what: str) -> None:
-    """Stop before anything slow is done with volumes by something that is made for images."""
+def refuse_volumes(dataset: AnyDataset, what: str) -> Dataset:
+    """Stop before anything slow is done with volumes or objects by something that is made for label maps of images."""
+    if isinstance(dataset, InstanceDataset):
+        raise InputError(f"{dataset.root}: is read object by object, but {what} works with label maps: leave it out")
     if dataset.spatial_dims == 3:
         raise InputError(f"{dataset.root}: holds volumes, but {what} works with images only: leave it out")
+    return dataset
 
 
-def refuse_other_kind(where: Path, model: BundleConfig, dataset: Dataset) -> None:
+def refuse_other_kind(where: Path, model: BundleConfig, dataset: AnyDataset) -> None:
     """Stop before a model of volumes is given images, or the other way round."""
     if model.spatial_dims != dataset.spatial_dims:
         takes = "volumes" if model.spatial_dims == 3 else "images"
@@ -119,11 +127,19 @@ def refuse_other_kind(where: Path, model: BundleConfig, dataset: Dataset) -> Non
         )
 
 
-def refuse_other_settings(config: TrainConfig, dataset: Dataset) -> None:
+def refuse_other_settings(config: TrainConfig, dataset: AnyDataset) -> None:
     """Refuse settings that mean nothing to data of this kind."""
     if config.crop is not None and len(config.crop) != dataset.spatial_dims:
         sides = "(depth, height, width)" if dataset.spatial_dims == 3 else "(height, width)"
         raise InputError(f"crop {config.crop}: {dataset.root} holds {_kind(dataset)}: give {sides}")
+    if isinstance(dataset, InstanceDataset):
+        if config.start_from is not None:
+            refuse_volumes(dataset, "start_from")
+        for name in ("class_weights", "rare_power", "repeat_threshold", "loss"):
+            value = getattr(config, name)
+            if value is not None:
+                raise InputError(f"{name} {value}: means nothing to objects, which {dataset.root} holds: leave it out")
+        return
     if dataset.spatial_dims == 2:
         return
     if config.start_from is not None:
@@ -134,11 +150,11 @@ def refuse_other_settings(config: TrainConfig, dataset: Dataset) -> None:
             raise InputError(f"{name} {value}: means nothing to volumes, which {dataset.root} holds: leave it out")
 
 
-def _kind(dataset: Dataset) -> str:
+def _kind(dataset: AnyDataset) -> str:
     return "volumes" if dataset.spatial_dims == 3 else "images"
 
 
-def refuse_other_dims(model: str, dataset: Dataset) -> None:
+def refuse_other_dims(model: str, dataset: AnyDataset) -> None:
     """Refuse a model of volumes for images, and the other way round."""
     if model == "auto" or (dims := spatial_dims(MODELS[model])) == dataset.spatial_dims:
         return
@@ -149,7 +165,7 @@ def refuse_other_dims(model: str, dataset: Dataset) -> None:
     )
 
 
-def check_data(dataset: Dataset, *, on_event: OnEvent) -> CheckResult:
+def check_data(dataset: AnyDataset, *, on_event: OnEvent) -> CheckResult:
     """Read every file once.
 
     Raises:
@@ -160,7 +176,7 @@ def check_data(dataset: Dataset, *, on_event: OnEvent) -> CheckResult:
     def tell(done: int, total: int, name: str) -> None:
         on_event({"kind": "progress", "done": done, "total": total, "text": f"check {name}"})
 
-    result = check_dataset(dataset, on_progress=tell)
+    result = check_any(dataset, on_progress=tell)
     refuse(result)
     dataset.split("train")
     dataset.split("val")
@@ -184,7 +200,7 @@ def check_names(config: TrainConfig) -> None:
             )
 
 
-def _try_loss(config: TrainConfig, dataset: Dataset) -> None:
+def _try_loss(config: TrainConfig, dataset: AnyDataset) -> None:
     """Refuse a loss that cannot take this number of classes before anything slow is done."""
     if config.loss in (None, "ce"):
         return  # they suit any number
@@ -201,7 +217,7 @@ def _try_loss(config: TrainConfig, dataset: Dataset) -> None:
         ) from error
 
 
-def _plan_volumes(config: TrainConfig, dataset: Dataset, check: CheckResult, machine: Machine) -> Plan:
+def _plan_volumes(config: TrainConfig, dataset: AnyDataset, check: CheckResult, machine: Machine) -> Plan:
     known: dict[str, Any] = {
         "in_channels": check.fingerprint.channels,
         "num_classes": dataset.classes.num_classes,
@@ -234,11 +250,14 @@ def _plan_volumes(config: TrainConfig, dataset: Dataset, check: CheckResult, mac
     )
 
 
-def _plan(config: TrainConfig, dataset: Dataset, check: CheckResult, machine: Machine) -> Plan:
+def _plan(config: TrainConfig, dataset: AnyDataset, check: CheckResult, machine: Machine) -> Plan:
     if dataset.spatial_dims == 3:
         return _plan_volumes(config, dataset, check, machine)
+    pixels = of_images(dataset)
     samples = spread(dataset.split("train"), FACT_IMAGES)
-    facts = label_facts((dataset.load(sample) for sample in samples), dataset.classes)
+    facts = label_facts((pixels.load(sample) for sample in samples), pixels.classes)
+    if isinstance(dataset, InstanceDataset):
+        return _plan_instances(config, dataset, check, machine, facts)
 
     def measure(model: str, options: dict[str, Any], side: int, hopeless: float) -> float:
         return seconds_per_megapixel(
@@ -273,6 +292,29 @@ def _plan(config: TrainConfig, dataset: Dataset, check: CheckResult, machine: Ma
         measure=measure,
         is_normalised=has_normalisation,
         memory=memory,
+    )
+
+
+def _plan_instances(
+    config: TrainConfig, dataset: InstanceDataset, check: CheckResult, machine: Machine, facts: LabelFacts
+) -> Plan:
+    known: dict[str, Any] = {
+        "in_channels": check.fingerprint.channels,
+        "num_classes": dataset.classes.num_classes,
+        "precision": choose_precision(config, find_hardware(config.device)),
+    }
+
+    def measure(model: str, options: dict[str, Any], size: tuple[int, int], batch_size: int) -> float:
+        return seconds_per_step(model, options, **known, size=size, batch_size=batch_size, device=machine.accelerator)
+
+    return plan_instances(
+        check.fingerprint,
+        facts,
+        machine=machine,
+        given=config.given(),
+        budget_s=config.budget_s,
+        epochs=config.epochs,
+        measure=measure,
     )
 
 

@@ -48,6 +48,7 @@ def render(parts: RunParts) -> str:
 def context(parts: RunParts) -> dict[str, Any]:
     """Everything that the template prints."""
     scores, best = parts.scores, views.best_validation(parts.log)
+    has_pixels = scores is not None and "confusion" in scores
     slices = views.view_slices(parts.scores_folder, scores) if scores else []
     return {
         "name": parts.path.resolve().name,
@@ -56,9 +57,10 @@ def context(parts: RunParts) -> dict[str, Any]:
         "tiles": views.view_headline(parts),
         "score_names": views.view_score_names(scores),
         "evaluations": parts.evaluations,
-        "classes": views.view_classes(scores) if scores else [],
-        "confusion": views.view_confusion(scores) if scores else None,
-        "boundaries": views.view_boundaries(scores),
+        "classes": views.view_classes(scores) if scores and has_pixels else [],
+        "objects": views.view_objects(scores),
+        "confusion": views.view_confusion(scores) if scores and has_pixels else None,
+        "boundaries": views.view_boundaries(scores) if has_pixels else None,
         "calibration": views.view_calibration(scores),
         "special": views.view_special(scores),
         "cases": views.view_cases(parts.scores_folder, scores) if scores else [],

@@ -86,7 +86,8 @@ def _read_evaluations(folder: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for path in folder.glob("*/scores.json"):
         scores = _read(path, dict)
-        missing = [key for key in ("classes", "confusion", "scores", "per_class") if key not in scores]
+        needed = ("classes", "scores", "per_class", *(() if scores.get("task") == "instances" else ("confusion",)))
+        missing = [key for key in needed if key not in scores]
         if missing:
             raise InputError(f"{path}: '{missing[0]}' is missing: evaluate the run again")
         found[path.parent.name] = scores

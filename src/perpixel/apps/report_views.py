@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from perpixel.apps.report_figures import CASE_PIXELS, SHEET_PIXELS, draw_reliability, draw_structures, embed_picture
+from perpixel.apps.report_objects import draw_object_curves
 from perpixel.apps.report_parts import RunParts
 from perpixel.apps.wording import (
     format_duration,
@@ -27,11 +28,21 @@ from perpixel.apps.wording import (
 MAX_CLASSES = 30  # rows of the heat map; above, the classes with the most pixels are shown
 MAX_CASES = 12
 MAX_CONFUSIONS = 8
+# What becomes of true and of predicted objects.
+ERRORS = ("true", "matched", "missed", "false", "merged", "split")
 SHEETS = ("image", "truth", "prediction")
 PICTURES = ("image", "outlines", "truth", "prediction", "error", "uncertainty")
 MAPS = ("outlines", "truth", "prediction", "error")
 SCORES = (
     ("structure_dice", "structure Dice"),
+    ("mask_ap", "mask AP"),
+    ("matching_ap50", "AP50"),
+    ("pq", "PQ"),
+    ("f1_50", "F1 at IoU 0.5"),
+    ("aji", "AJI"),
+    ("mask_ap50", "mask AP at 0.5"),
+    ("box_ap", "box AP"),
+    ("boundary_iou", "boundary IoU"),
     ("miou", "mIoU"),
     ("mean_dice", "mean Dice"),
     ("pixel_accuracy", "pixel accuracy"),
@@ -124,6 +135,21 @@ def best_validation(log: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
 def view_score_names(scores: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """(key, title) of the scores over all classes that an evaluation holds."""
     return [(key, title) for key, title in SCORES if scores is None or key in scores["scores"]]
+
+
+def view_objects(scores: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Classes of objects, what became of the objects, and the curves; None for label maps."""
+    if scores is None or scores.get("task") != "instances":
+        return None
+    colours = dict(zip(scores["classes"], scores.get("colours") or []))
+    rows = [{**row, "colour": css_colour(colours.get(row["name"]))} for row in scores["per_class"]]
+    errors = scores.get("errors") or {}
+    return {
+        "rows": rows,
+        "errors": [(name, errors[name]) for name in ERRORS if name in errors],
+        "min_score": scores.get("min_score"),
+        "curves": draw_object_curves(scores.get("curves") or {}),
+    }
 
 
 def view_structures(scores: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -273,7 +299,8 @@ def view_confusion(scores: Mapping[str, Any]) -> dict[str, Any]:
 def view_pictures(scores: Mapping[str, Any] | None) -> list[str]:
     """Kinds of pictures that an evaluation has of its cases, in the order in which they stand."""
     files = [case.get("files") or {} for case in (scores or {}).get("cases") or []]
-    return [kind for kind in PICTURES if kind != "outlines" or any(kind in each for each in files)]
+    optional = ("outlines", "uncertainty")
+    return [kind for kind in PICTURES if kind not in optional or not files or any(kind in each for each in files)]
 
 
 def view_cases(folder: Path, scores: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -286,8 +313,9 @@ def view_cases(folder: Path, scores: Mapping[str, Any]) -> list[dict[str, Any]]:
             {
                 "name": case.get("name"),
                 "rank": case.get("rank"),
-                "title": "mean Dice" if "mean_dice" in case else "mIoU",
-                "score": case.get("mean_dice", case.get("miou")),
+                "title": "mean Dice" if "mean_dice" in case else "mean F1" if "measure" in case else "mIoU",
+                "score": case.get("mean_dice", case.get("score", case.get("miou"))),
+                "note": ", ".join(f"{case[name]} {name}" for name in ERRORS if name in case),
                 "pictures": pictures,
             }
         )

@@ -36,6 +36,14 @@ EXPLAINED_CLASSES = 8
 SEVERITY_STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 SCORE_TITLES = {
     "structure_dice": "structure Dice",
+    "mask_ap": "mask AP",
+    "mask_ap50": "mask AP at IoU 0.5",
+    "box_ap": "box AP",
+    "matching_ap50": "AP50 = TP/(TP+FP+FN)",
+    "matching_ap": "the same, mean over IoU",
+    "f1_50": "F1 at IoU 0.5",
+    "pq": "PQ",
+    "aji": "AJI",
     "miou": "mIoU",
     "mean_dice": "mean Dice",
     "pixel_accuracy": "pixel accuracy",
@@ -99,6 +107,8 @@ def _show_fingerprint(console: Console, fingerprint: Any) -> None:
     table.add_row("value range", _value_ranges(fingerprint, unit))
     if fingerprint.volumes is not None:
         _show_foreground(table, fingerprint.volumes)
+    if fingerprint.instances is not None:
+        _show_object_facts(table, fingerprint.instances)
     if fingerprint.groups:
         table.add_row("groups", f"{fingerprint.groups:,}")
     if is_number(fingerprint.imbalance):
@@ -112,6 +122,18 @@ def _show_spacing(table: Table, volumes: Any) -> None:
     if spacing["min"] != spacing["max"]:
         target = "x".join(f"{side:.3g}" for side in volumes.target_spacing_mm)
         table.add_row("resampled", f"{_sizes(volumes.resampled_sizes)} at {target} mm")
+
+
+def _show_object_facts(table: Table, facts: Any) -> None:
+    empty = f", {facts.empty_images:,} images without" if facts.empty_images else ""
+    many = f"{facts.objects_per_image:g} in the median image, at most {facts.most_objects:,}"
+    table.add_row("train objects", f"{facts.objects:,}: {many}{empty}")
+    sides = (
+        f"{facts.median_side:.0f} pixels a side in the middle, boxes of {facts.small_box:.0f} to {facts.large_box:.0f}"
+    )
+    table.add_row("their size", sides)
+    shares = f"{facts.contact_share:.0%} touch another one, {facts.overlap_share:.0%} overlap, {facts.frame_share:.0%} at the frame"
+    table.add_row("their place", shares)
 
 
 def _show_foreground(table: Table, volumes: Any) -> None:
@@ -213,6 +235,8 @@ def show_scores(console: Console, scores: Mapping[str, Any]) -> None:
     if intervals:
         over = scores.get("intervals_over", "images")
         console.print(Text(f"ranges: 95 % bootstrap intervals over {over}", style="dim"))
+    if scores.get("task") == "instances":
+        return _show_objects(console, scores)
     if scores.get("structures"):
         _show_structures(console, scores)
     _show_class_scores(console, scores.get("per_class") or [])
@@ -249,6 +273,23 @@ def _show_class_scores(console: Console, rows: Sequence[Mapping[str, Any]]) -> N
         cells = [format_score(row.get(key)) for key in ("iou", "dice", "accuracy", "precision")]
         table.add_row(printable(row["name"]), *cells, format_count(row.get("images")), bar)
     console.print(table)
+
+
+def _show_objects(console: Console, scores: Mapping[str, Any]) -> None:
+    """One row a class of objects, and what became of all of them."""
+    columns = {"true": "true", "predicted": "predicted", "mask_ap": "mask AP", "mask_ap50": "at 0.5",
+               "box_ap": "box AP", "matching_ap50": "AP50", "f1_50": "F1 at 0.5", "f1_75": "at 0.75", "pq": "PQ", "aji": "AJI"}  # fmt: skip
+    table = _table("class", *columns.values())
+    for row in scores["per_class"]:
+        counts = [format_count(row.get(key)) for key in ("true", "predicted")]
+        table.add_row(printable(row["name"]), *counts, *[format_score(row.get(key)) for key in list(columns)[2:]])
+    console.print(table)
+    errors = scores.get("errors") or {}
+    told = ", ".join(f"{errors[name]:,} {name}" for name in ("true", "matched", "missed", "false", "merged", "split"))
+    console.print(Text(f"objects at IoU 0.5: {told}"))
+    note = "mask AP: COCO's, ranked by score, mean over IoU 0.5 to 0.95; AP50: of objects matched one to one, "
+    note += f"TP/(TP+FP+FN) at IoU 0.5, from score {scores.get('min_score', 0):g} on"
+    console.print(Text(note, style="dim"))
 
 
 def _show_structures(console: Console, scores: Mapping[str, Any]) -> None:

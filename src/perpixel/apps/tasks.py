@@ -11,16 +11,20 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from perpixel.apps.config import TrainConfig
-from perpixel.data import Dataset, repeat_factors
+from perpixel.apps.reading import AnyDataset
+from perpixel.data import Dataset, InstanceDataset, repeat_factors
 from perpixel.data.batches import TrainingCrops
+from perpixel.data.instance_crops import InstanceCrops
 from perpixel.data.volume_batches import VolumeCrops
 from perpixel.engine.fit import Task
 from perpixel.engine.hardware import find_hardware
+from perpixel.engine.mask_rcnn import MaskRCNNTask
 from perpixel.engine.run_folder import RunFolder
 from perpixel.engine.semantic import SemanticTask
 from perpixel.engine.volumes import PreparedCases, VolumeTask
+from perpixel.engine.watershed import WatershedTask
 from perpixel.images import Normalisation, VolumeNormalisation
-from perpixel.inference.bundle import BundleConfig
+from perpixel.inference import BundleConfig
 from perpixel.losses import create_loss
 from perpixel.planning import Plan, class_chances, volume_augmentation
 
@@ -34,17 +38,20 @@ def make_task(
     folder: RunFolder,
     config: TrainConfig,
     plan: Plan,
-    dataset: Dataset,
+    dataset: AnyDataset,
     model: nn.Module,
     bundle_config: BundleConfig,
     fabric: Fabric,
     on_event: OnEvent,
 ) -> Task:
-    """The task for images or for volumes."""
+    """The task for images, volumes or objects."""
 
     def on_image(done: int, total: int) -> None:
         on_event({"kind": "progress", "done": done, "total": total, "text": "validation"})
 
+    on_gpu = fabric.device.type != "cpu"
+    if isinstance(dataset, InstanceDataset):
+        return _object_task(folder, config, plan, dataset, bundle_config, fabric.device, on_image)
     common: dict[str, Any] = {
         "batch_size": plan["batch_size"],
         "loss": _loss(folder, plan, dataset),
@@ -56,13 +63,49 @@ def make_task(
         "device": fabric.device,
         "on_image": on_image,
     }
-    on_gpu = fabric.device.type != "cpu"
     if dataset.spatial_dims == 3:
         crops = _volume_crops(folder, config, plan, dataset, bundle_config)
         # On a CPU one thread draws ahead: while the net waits for memory, or for its other thread, there is time.
         return VolumeTask(crops=crops, num_workers=_workers(config, 4 if on_gpu else 1), **common)
     crops2d = _image_crops(folder, config, plan, dataset, model, bundle_config)
     return SemanticTask(crops=crops2d, num_workers=_workers(config, 8 if on_gpu else 0), **common)
+
+
+def _object_task(
+    folder: RunFolder,
+    config: TrainConfig,
+    plan: Plan,
+    dataset: InstanceDataset,
+    bundle_config: BundleConfig,
+    device: torch.device,
+    on_image: Callable[[int, int], None],
+) -> MaskRCNNTask | WatershedTask:
+    assert isinstance(bundle_config.normalisation, Normalisation)
+    height, width = plan["crop"]
+    crops = InstanceCrops(
+        dataset,
+        dataset.split("train"),
+        crop=(height, width),
+        normalisation=bundle_config.normalisation,
+        augmentation=plan.augmentation(),
+        seed=config.seed,
+        scale=bundle_config.scale,
+        object_share=plan["rare_share"],
+        cache_bytes=_cache_bytes(),
+    )
+    common: dict[str, Any] = {
+        "crops": crops,
+        "batch_size": plan["batch_size"],
+        "dataset": dataset,
+        "samples": dataset.split("val"),
+        "max_validation": plan["max_validation"],
+        "device": device,
+        "precision": bundle_config.precision,
+        "num_workers": _workers(config, 8 if device.type != "cpu" else 0),
+        "on_image": on_image,
+    }
+    way = MaskRCNNTask if plan["model"] == "mask_rcnn" else WatershedTask
+    return way(tile=(bundle_config.tile[0], bundle_config.tile[1]), **common)
 
 
 def _workers(config: TrainConfig, proposed: int) -> int:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning_fabric
 import numpy as np
@@ -20,6 +20,7 @@ from perpixel.apps.config import TrainConfig, make_config, parse_duration, refus
 from perpixel.apps.forests import finish_forest
 from perpixel.apps.model_card import model_card
 from perpixel.apps.preparing import Prepared, choose_precision, prepare_run
+from perpixel.apps.reading import AnyDataset, of_images, open_any
 from perpixel.apps.start import (
     read_start,
     start_record,
@@ -29,7 +30,7 @@ from perpixel.apps.tasks import make_task
 from perpixel.data import (
     CheckResult,
     Dataset,
-    open_dataset,
+    InstanceDataset,
     overlay_sheet,
     save_classes,
     save_splits,
@@ -40,11 +41,12 @@ from perpixel.engine.run_folder import RunFolder, new_run_path
 from perpixel.engine.schedules import Leg, Legs
 from perpixel.engine.tensorboard import tensorboard_sink
 from perpixel.engine.volumes import find_rules
+from perpixel.engine.watershed import WatershedTask
 from perpixel.errors import InputError
 from perpixel.files import read_json
 from perpixel.inference import MIRRORS, volume_predictor
-from perpixel.inference.bundle import BundleConfig, save_bundle
-from perpixel.models import FORESTS, create_model
+from perpixel.inference.bundle import BundleConfig, ObjectForm, save_bundle
+from perpixel.models import FORESTS, UNetWatershed, create_model
 from perpixel.planning import (
     COARSE_PROGRESS,
     COARSE_SHARE,
@@ -53,6 +55,11 @@ from perpixel.planning import (
 
 OnEvent = Callable[[dict[str, Any]], None]
 
+# What validation says, as it stands in a bundle.
+SCORES = (
+    "score_name", "structure_dice", "mask_ap", "mask_ap50", "matching_ap50", "matching_ap", "f1_50", "pq",
+    "miou", "pixel_accuracy", "mean_dice",
+)  # fmt: skip
 # Pixels between label maps and images above which predictions for mirror images are not averaged.
 MAX_MIRROR_OFFSET = 0.25
 
@@ -130,7 +137,7 @@ def _write_start(folder: RunFolder, prepared: Prepared, *, spent_s: float) -> No
     save_classes(dataset, folder.path / "classes.json")
     if plan["model"] not in FORESTS:
         folder.write_legs(plan_legs(plan))
-    overlay_sheet(dataset, folder.path / "check_sheet.png")
+    overlay_sheet(of_images(dataset), folder.path / "check_sheet.png")
     absolute = {"data": str(Path(config.data).resolve()), "threads": torch.get_num_threads()}
     if config.classes is not None:
         absolute["classes"] = str(Path(config.classes).resolve())
@@ -143,7 +150,7 @@ def finish_run(
     folder: RunFolder,
     *,
     on_event: OnEvent,
-    dataset: Dataset | None = None,
+    dataset: AnyDataset | None = None,
     fabric: lightning_fabric.Fabric | None = None,
 ) -> Run:
     """Train from the last checkpoint, or from the start, to the end, and write the bundle."""
@@ -154,6 +161,7 @@ def finish_run(
     data = dataset if dataset is not None else _same_data(folder, config)
     keep_freed_memory()
     if plan["model"] in FORESTS:
+        assert isinstance(data, Dataset)  # no forest finds objects
         metrics = finish_forest(folder, config, plan, data, spent_s=spent_s, on_event=on_event)
         return Run(folder.path, metrics, folder.bundle)
     fabric = fabric or launch(config, plan["precision"])
@@ -181,10 +189,11 @@ def finish_run(
     return Run(folder.path, read_json(folder.bundle / "metrics.json"), folder.bundle)
 
 
-def _same_data(folder: RunFolder, config: TrainConfig) -> Dataset:
+def _same_data(folder: RunFolder, config: TrainConfig) -> AnyDataset:
     """The data set as it was when the run began: same splits and the same class table, whatever is inferred today."""
-    return open_dataset(
+    return open_any(
         config.data,
+        task=config.task,
         format=config.format,
         classes=folder.path / "classes.json",
         splits=folder.path / "splits.json",
@@ -194,7 +203,7 @@ def _same_data(folder: RunFolder, config: TrainConfig) -> Dataset:
     )
 
 
-def _seeded_model(config: TrainConfig, plan: Plan, dataset: Dataset) -> nn.Module:
+def _seeded_model(config: TrainConfig, plan: Plan, dataset: AnyDataset) -> nn.Module:
     """The net with weights that the seed alone decides."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -247,7 +256,7 @@ def _mirrors(plan: Plan) -> list[str]:
     return [way for way in MIRRORS if plan["augmentation"][f"flip_{way}"] and is_near[way]]
 
 
-def _hand_over(folder: RunFolder, fit: Fit, config: BundleConfig, dataset: Dataset) -> None:
+def _hand_over(folder: RunFolder, fit: Fit, config: BundleConfig, dataset: AnyDataset) -> None:
     """The best weights as a bundle."""
     best = fit.average
     best.load_state_dict(load_file(folder.best))
@@ -258,14 +267,28 @@ def _hand_over(folder: RunFolder, fit: Fit, config: BundleConfig, dataset: Datas
         "step": event["step"],
         "steps": fit.progress.step,
         "seconds": round(fit.progress.elapsed_s, 1),
-        **{name: event[name] for name in ("structure_dice", "miou", "pixel_accuracy", "mean_dice") if name in event},
+        **{name: event[name] for name in SCORES if name in event},
         **{name: dict(zip(config.classes.names, event[name])) for name in ("dice", "iou") if name in event},
         "images": len(fit.task.samples),  # type: ignore[attr-defined]
     }
-    if config.volume is not None:
+    if isinstance(dataset, InstanceDataset):
+        config = _choose_objects(best, config, event, fit, metrics)
+    elif config.volume is not None:
         config, metrics["components"] = _clean_up(best, config, dataset, fit)
     config = replace(config, training={**config.training, "steps": fit.progress.step, "best_step": event["step"]})
     save_bundle(folder.bundle, model=best, config=config, metrics=metrics, card=model_card(config, metrics))
+
+
+def _choose_objects(
+    model: nn.Module, config: BundleConfig, event: dict[str, Any], fit: Fit, metrics: dict[str, Any]
+) -> BundleConfig:
+    """What turns maps or detections into objects, chosen on the validation images: the grouping, or the least score."""
+    if isinstance(fit.task, WatershedTask):
+        fit.on_event({"kind": "phase", "text": "Choosing how maps are grouped into objects"})
+        choice = fit.task.choose_grouping(cast(UNetWatershed, model.eval()))
+        metrics["grouping"] = {"before": choice.before, "after": choice.after, "tried": len(choice.tried)}
+        return replace(config, options={**config.options, "grouping": choice.grouping.to_json()})
+    return replace(config, objects=ObjectForm(min_score=float(event["min_score"])))
 
 
 def _clean_up(

@@ -7,13 +7,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 MISSING = "–"  # what stands where there is no number
-# The score that models are chosen and compared by, first of these that there is: each task has its own.
-MAIN_SCORES = {"structure_dice": "structure Dice", "miou": "mIoU"}
+# The score that models are chosen and compared by, first of these that there is, unless `score_name` says which.
+MAIN_SCORES = {
+    "structure_dice": "structure Dice",
+    "mask_ap": "mask AP",
+    "matching_ap50": "AP50",
+    "miou": "mIoU",
+}
 
 
 def main_score(values: Mapping[str, Any]) -> tuple[str, str]:
     """(key, title) of the score that counts most among named ones; that of images where there is none."""
-    key = next((name for name in MAIN_SCORES if name in values), "miou")
+    named = values.get("score_name")
+    key = named if named in MAIN_SCORES else next((name for name in MAIN_SCORES if name in values), "miou")
     return key, MAIN_SCORES[key]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -363,12 +364,25 @@ def _set_reading(
     return {name: tuple(change(sample) for sample in samples) for name, samples in splits.items()}
 
 
-def save_splits(dataset: Dataset, path: str | Path) -> Path:
+class HasSplits(Protocol):
+    """A data set of any kind, as far as it is written down."""
+
+    @property
+    def root(self) -> Path: ...
+
+    @property
+    def splits(self) -> dict[str, tuple[Sample, ...]]: ...
+
+    @property
+    def classes(self) -> ClassTable: ...
+
+
+def save_splits(dataset: HasSplits, path: str | Path) -> Path:
     """Write the splits as {"train": [names], ...}; `open_dataset(..., splits=path)` reads them back."""
     return write_json(path, splits_to_json(dataset.splits))
 
 
-def save_classes(dataset: Dataset, path: str | Path) -> Path:
+def save_classes(dataset: HasSplits, path: str | Path) -> Path:
     """Write the class table with how masks are read; `open_dataset(..., classes=path)` then infers nothing anew."""
     samples = chain.from_iterable(dataset.splits.values())
     instances = any(isinstance(sample.mask, FileMask | VolumeMask) and sample.mask.instances for sample in samples)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from perpixel.data.object_facts import InstanceFacts
 from perpixel.data.volume_facts import VolumeFingerprint
 from perpixel.errors import InputError
 
@@ -35,6 +36,7 @@ class Fingerprint:
         digest: SHA-256 over names, sizes, pixels and label maps in order.
         spatial_dims: 2 for images, 3 for volumes.
         volumes: what else is known of volumes; None for images, and where no volume could be read.
+        instances: what is known of the objects of the train split; None for label maps.
     """
 
     format: str
@@ -57,6 +59,7 @@ class Fingerprint:
     digest: str
     spatial_dims: int = 2
     volumes: VolumeFingerprint | None = None
+    instances: InstanceFacts | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers."""
@@ -74,9 +77,9 @@ class Fingerprint:
         wrong = sorted((needed - set(content)) | (set(content) - set(fields)))
         if wrong:
             raise InputError(f"fingerprint: keys missing or unknown: {', '.join(wrong)}: run perpixel check again")
-        if content.get("volumes") is None:
-            return cls(**content)
-        return cls(**{**content, "volumes": VolumeFingerprint.from_json(content["volumes"])})
+        parts = {"volumes": VolumeFingerprint.from_json, "instances": InstanceFacts.from_json}
+        read = {name: make(content[name]) for name, make in parts.items() if content.get(name) is not None}
+        return cls(**{**content, **read})
 
 
 @dataclass(frozen=True)

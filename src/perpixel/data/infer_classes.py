@@ -168,6 +168,7 @@ def _instances(scan: MaskScan) -> Inference:
     counts = [sum(value != 0 for value in mask.pixels) for mask in scan.masks]
     note = (
         f"masks number their objects ({min(counts)} to {max(counts)} in an image): read as background (0) and object "
+        "(task=instances tells them apart) "
         '(all other values); to name the class write classes.json with "instances": true, to read the values as '
         "classes list them there"
     )

@@ -97,7 +97,7 @@ class MaskRCNNTask:
         kept = [(from_score(pred, least), target) for pred, target in pairs]
         matched = score_objects(kept, num_classes=num_classes, max_detections=MAX_DETECTIONS)
         coco = {name: value for name, value in ranked.items() if name.startswith("mask_ap")}
-        return {"score": coco["mask_ap"] or 0.0, **matched, **coco, "min_score": least}
+        return {"score": coco["mask_ap"] or 0.0, "score_name": "mask_ap", **matched, **coco, "min_score": least}
 
     def predictor(self, model: nn.Module) -> InstancePredictor:
         """The pipeline that `predict` uses."""

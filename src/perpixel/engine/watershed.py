@@ -177,7 +177,7 @@ class WatershedTask:
     def validate(self, model: nn.Module) -> dict[str, Any]:
         """Scores over the validation images at their full size; "score" is AP at IoU 0.5, TP / (TP + FP + FN)."""
         scores = score_objects(self._pairs(model), num_classes=self.dataset.classes.num_classes)
-        return {"score": scores["matching_ap50"] or 0.0, **scores}
+        return {"score": scores["matching_ap50"] or 0.0, "score_name": "matching_ap50", **scores}
 
     def predictor(self, model: nn.Module) -> InstancePredictor:
         """The pipeline that `predict` uses."""

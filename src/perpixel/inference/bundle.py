@@ -56,6 +56,20 @@ class VolumeForm:
 
 
 @dataclass(frozen=True)
+class ObjectForm:
+    """What else prediction needs to know of a model that finds objects one by one.
+
+    Attributes:
+        min_score: objects below are left out, chosen on the validation images.
+    """
+
+    min_score: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class BundleConfig:
     """Everything besides the weights that prediction needs.
 
@@ -71,6 +85,7 @@ class BundleConfig:
         crf: settings of the fully connected CRF that `perpixel tune-crf` has chosen; None where it has not, or where
             none was found that helps.
         volume: what only volumes need; None for images.
+        objects: what only models of objects need; None for label maps.
         training, data, versions: for people and for reports; of these, prediction looks only at training["mirrors"],
             the kinds of mirror images that test-time augmentation may use.
     """
@@ -89,6 +104,12 @@ class BundleConfig:
     temperature: float = 1.0
     crf: CrfSettings | None = None
     volume: VolumeForm | None = None
+    objects: ObjectForm | None = None
+
+    @property
+    def task(self) -> str:
+        """ "semantic" or "instances"."""
+        return "semantic" if self.objects is None else "instances"
 
     @property
     def spatial_dims(self) -> int:
@@ -98,7 +119,7 @@ class BundleConfig:
     def to_json(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
-            "task": "semantic",
+            "task": self.task,
             "model": {"name": self.model, "options": self.options},
             "channels": self.channels,
             "classes": self.classes.to_json(),
@@ -109,6 +130,7 @@ class BundleConfig:
             "temperature": self.temperature,
             **({} if self.crf is None else {"crf": self.crf.to_json()}),
             **({} if self.volume is None else {"volume": self.volume.to_json()}),
+            **({} if self.objects is None else {"objects": self.objects.to_json()}),
             "training": self.training,
             "data": self.data,
             "versions": self.versions,
@@ -143,6 +165,7 @@ class BundleConfig:
                 temperature=_temperature(value.get("temperature", 1.0), where),
                 crf=None if value.get("crf") is None else CrfSettings.from_json(value["crf"], where),
                 volume=VolumeForm.from_json(value["volume"]) if is_volume else None,
+                objects=None if value.get("objects") is None else ObjectForm(**value["objects"]),
             )
         except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
             raise InputError(f"{where}: not a bundle's config ({error!r}): export or train the bundle again") from error

@@ -8,10 +8,13 @@ import torch
 from torch import nn
 
 from perpixel.errors import InputError
-from perpixel.images import VolumeNormalisation
+from perpixel.images import Normalisation, VolumeNormalisation
 from perpixel.inference.bundle import BundleConfig, load_bundle
+from perpixel.inference.instance_predictor import InstancePredictor
 from perpixel.inference.predictor import Predictor
 from perpixel.inference.volumes import VolumePredictor
+
+AnyPredictor = Predictor | VolumePredictor | InstancePredictor
 
 
 def load(
@@ -21,7 +24,7 @@ def load(
     backend: str = "auto",
     prune_level: int | None = None,
     output_stride: int | None = None,
-) -> Predictor | VolumePredictor:
+) -> AnyPredictor:
     """A predictor from a bundle or a finished run; which kind, the model says.
 
     Args:
@@ -39,30 +42,52 @@ def load(
 
 
 def load_for_images(path: str | Path, what: str, *, device: str | None = None) -> Predictor:
-    """`load` for something that is made for images only.
+    """`load` for something that is made for label maps of images only.
 
     Args:
         what: that something, for the message.
     Raises:
-        InputError: a model of volumes.
+        InputError: a model of volumes or of objects.
     """
     predictor = load(path, device=device)
     if isinstance(predictor, VolumePredictor):
         raise InputError(f"{path}: a model of volumes: {what} works with models of images only")
+    if isinstance(predictor, InstancePredictor):
+        raise InputError(f"{path}: a model of objects: {what} works with models that label pixels only")
     return predictor
 
 
 def make_predictor(
     model: nn.Module, config: BundleConfig, *, device: str | torch.device = "cpu", precision: str | None = None
-) -> Predictor | VolumePredictor:
+) -> AnyPredictor:
     """The net of a bundle with all that `config` says of its use.
 
     Args:
         precision: "bf16" | "fp32"; None takes the bundle's.
     """
+    if config.objects is not None:
+        return object_predictor(model, config, device=device, precision=precision)
     if config.volume is None:
         return Predictor(model, config, device=device, precision=precision)
     return volume_predictor(model, config, device=device, precision=precision)
+
+
+def object_predictor(
+    model: nn.Module, config: BundleConfig, *, device: str | torch.device = "cpu", precision: str | None = None
+) -> InstancePredictor:
+    """As `make_predictor`, of a model of objects."""
+    assert config.objects is not None and isinstance(config.normalisation, Normalisation)
+    return InstancePredictor(
+        model,
+        classes=config.classes,
+        channels=config.channels,
+        normalisation=config.normalisation,
+        scale=config.scale,
+        tile=(config.tile[0], config.tile[1]),
+        min_score=config.objects.min_score,
+        device=device,
+        precision=precision or config.precision,
+    )
 
 
 def volume_predictor(

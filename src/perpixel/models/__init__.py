@@ -20,6 +20,7 @@ from perpixel.models.fpn import FPN
 from perpixel.models.gcn import GCN
 from perpixel.models.liteseg import LiteSeg
 from perpixel.models.lraspp import LRASPP
+from perpixel.models.mask_rcnn import MaskRCNN
 from perpixel.models.patch_cnn import PatchCNN, patch_cnn
 from perpixel.models.pspnet import PSPNet
 from perpixel.models.pspnet_shallow import ShallowPSPNet
@@ -31,11 +32,13 @@ from perpixel.models.unet import UNet, unet_valid
 from perpixel.models.unet3d import UNet3D, unet3d_valid
 from perpixel.models.unet_3plus import UNet3Plus
 from perpixel.models.unet_plus_plus import UNetPlusPlus
+from perpixel.models.unet_watershed import UNetWatershed
 from perpixel.models.vnet import VNet, vnet, vnet_monai, vnet_release
 from perpixel.models.vnet_weights import from_monai
 from perpixel.models.weights import load_weights, save_weights
 
 __all__ = [
+    "DETECTORS",
     "FCN",
     "FORESTS",
     "FPN",
@@ -52,6 +55,7 @@ __all__ = [
     "FCNResNet",
     "LightWeightRefineNet",
     "LiteSeg",
+    "MaskRCNN",
     "PSPNet",
     "PatchCNN",
     "RefineNet",
@@ -61,6 +65,7 @@ __all__ = [
     "UNet3D",
     "UNet3Plus",
     "UNetPlusPlus",
+    "UNetWatershed",
     "VNet",
     "bayesian_segnet",
     "create_model",
@@ -128,7 +133,12 @@ FORESTS: dict[str, Callable[..., nn.Module]] = {
     "pixel_forest": PixelForest,
     "texton_forest": TextonForest,
 }
-MODELS = NETS | FORESTS
+# Objects one by one: in training losses by name or dense maps, and `detect` for their objects.
+DETECTORS: dict[str, Callable[..., nn.Module]] = {
+    "mask_rcnn": MaskRCNN,
+    "unet_watershed": UNetWatershed,
+}
+MODELS = NETS | DETECTORS | FORESTS
 
 
 def create_model(name: str, *, in_channels: int = 3, num_classes: int = 21, **options: Any) -> nn.Module:

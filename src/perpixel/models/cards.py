@@ -14,6 +14,7 @@ from perpixel.models import (
     gcn,
     liteseg,
     lraspp,
+    mask_rcnn,
     pspnet,
     pspnet_shallow,
     refinenet,
@@ -22,6 +23,7 @@ from perpixel.models import (
     unet3d,
     unet_3plus,
     unet_plus_plus,
+    unet_watershed,
 )
 from perpixel.models.card import Card
 from perpixel.models.fcn import FCN8S_ATONCE_CARD, FCN8S_CARD, FCN16S_CARD, FCN32S_CARD
@@ -66,6 +68,8 @@ CARDS: dict[str, Card] = {
     "vnet": VNET_CARD,
     "vnet_release": VNET_RELEASE_CARD,
     "vnet_monai": VNET_MONAI_CARD,
+    "mask_rcnn": mask_rcnn.CARD,
+    "unet_watershed": unet_watershed.CARD,
     "unet3d": unet3d.CARD,
     "unet3d_valid": unet3d.VALID_CARD,
 }

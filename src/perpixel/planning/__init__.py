@@ -4,6 +4,7 @@ from perpixel.planning.anchors import AnchorPlan, plan_anchors
 from perpixel.planning.crops import Machine
 from perpixel.planning.facts import LabelFacts, label_facts
 from perpixel.planning.forests import plan_forest
+from perpixel.planning.instances import plan_instances
 from perpixel.planning.net import is_free
 from perpixel.planning.objects import choose_way
 from perpixel.planning.plan import COARSE_PROGRESS, COARSE_SHARE, DEFAULT_BUDGET_S, Line, Plan, make_plan
@@ -35,6 +36,7 @@ __all__ = [
     "make_plan",
     "plan_anchors",
     "plan_forest",
+    "plan_instances",
     "plan_shape",
     "plan_volumes",
     "seconds_per_megapixel",

@@ -57,6 +57,11 @@ class InstanceDataset:
         return self.images.notes
 
     @property
+    def spatial_dims(self) -> int:
+        """2: objects of volumes are not read."""
+        return 2
+
+    @property
     def channels(self) -> int:
         return self.images.channels
 
