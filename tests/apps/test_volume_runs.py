@@ -187,7 +187,7 @@ def test_settings_that_do_not_fit_volumes(balls: Path, settings: dict[str, Any],
 
 
 def test_what_is_for_images_only_says_so(run: api.Run, balls: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="crf True: works with images only"):
+    with pytest.raises(InputError, match="crf True: means nothing to this model, which is one of volumes"):
         api.evaluate(run.path, crf=True)
     with pytest.raises(InputError, match="calibrate works with images only"):
         api.calibrate(run.path)

@@ -104,8 +104,9 @@ def check(
         console = screens.make_console()
         screens.show_check(console, result)
         made = [(path.suffix[1:].upper(), path) for path in sorted(folder.glob("check*"))]
+        how = ("--task", task) if task else ()
         advice = ("perpixel", "check", data) if result.errors else ("perpixel", "train", data, "--budget", "10m")
-        screens.end(console, made, [screens.command(*advice)])
+        screens.end(console, made, [screens.command(*advice, *how)])
     if result.errors:
         raise typer.Exit(2)
 
@@ -138,7 +139,8 @@ def plan(
     console = screens.make_console()
     screens.show_plan(console, lines)
     length = ("--epochs", epochs) if epochs else ("--budget", budget or "10m")
-    screens.end(console, [], [screens.command("perpixel", "train", data, *length)])
+    how = ("--task", task) if task else ()
+    screens.end(console, [], [screens.command("perpixel", "train", data, *length, *how)])
 
 
 @app.command()

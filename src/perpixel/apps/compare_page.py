@@ -47,6 +47,8 @@ COSTS = (
 MEANINGS = {
     "miou": "the mean over the classes of the share of pixels that prediction and truth have in common (intersection "
     "over union)",
+    "mask_ap": "COCO's average precision of masks, ranked by score, the mean over IoU 0.5 to 0.95",
+    "matching_ap50": "the share TP / (TP + FP + FN) of objects matched one to one at IoU 0.5",
     "structure_dice": "the mean over the structures of their mean Dice over the volumes, each by itself",
 }
 

@@ -10,11 +10,11 @@ CARD = """\
 ---
 library_name: perpixel
 pipeline_tag: image-segmentation
-tags: [semantic-segmentation, {model}]
+tags: [{tag}, {model}]
 ---
 # {model} on {data}
 
-Labels every {element} of {a_noun} with one of {num_classes} classes: {classes}.
+{does}
 
 | | |
 | --- | --- |
@@ -22,24 +22,39 @@ Labels every {element} of {a_noun} with one of {num_classes} classes: {classes}.
 | input | {channels} channel(s), any size; {working} |
 | trained on | {train_images} {noun}s, data fingerprint {digest} |
 | trained for | {length}, {seconds:.0f} s, seed {seed}{start} |
-| validation ({images} {noun}s) | {main}mIoU {miou}, pixel accuracy {accuracy}, mean Dice {dice} |
+| validation ({images} {noun}s) | {validation} |
 | versions | {versions} |
 
-| class | IoU |
-| --- | --- |
-{rows}
-
+{table}
 ```python
 import perpixel
 
 predictor = perpixel.load("path/to/this/folder")
 label_map = predictor.predict("{file}").label_map  # {shape} class indices
-```
+{more}```
 
-mIoU is the mean over classes of true positives over the union, from one confusion matrix of the whole split.
+{meaning}
 The licence of the model is for its maker to state; it may depend on that of the training data.
 """
 
+# Scores of a validation, in the order in which they are told.
+SCORES = {
+    "structure_dice": "structure Dice",
+    "mask_ap": "mask AP",
+    "matching_ap50": "AP50",
+    "f1_50": "F1 at IoU 0.5",
+    "pq": "PQ",
+    "miou": "mIoU",
+    "pixel_accuracy": "pixel accuracy",
+    "mean_dice": "mean Dice",
+}
+PIXEL_MEANING = (
+    "mIoU is the mean over classes of true positives over the union, from one confusion matrix of the whole split."
+)
+OBJECT_MEANING = (
+    "AP50 is TP / (TP + FP + FN) of objects matched one to one at IoU 0.5; mask AP is COCO's, which ranks by score."
+)
+OBJECT_CODE = 'objects = predictor.predict("image.png").instances  # classes, boxes, masks, scores\n'
 IMAGE_WORDS = {"element": "pixel", "noun": "image", "a_noun": "an image", "file": "image.png", "shape": "(H, W)"}
 VOLUME_WORDS = {
     "element": "voxel",
@@ -52,17 +67,21 @@ VOLUME_WORDS = {
 
 def model_card(config: BundleConfig, metrics: dict[str, Any]) -> str:
     """The card as Markdown."""
-    rows = "\n".join(f"| {name} | {_number(value)} |" for name, value in metrics["iou"].items())
+    words = IMAGE_WORDS if config.volume is None else VOLUME_WORDS
+    classes = ", ".join(config.classes.names)
+    finds = f"Finds the objects of {words['a_noun']} one by one, of {config.classes.num_classes - 1} classes: "
+    labels = f"Labels every {words['element']} of {words['a_noun']} with one of {config.classes.num_classes} classes: "
+    has_objects = config.objects is not None
     return CARD.format(
+        does=finds + ", ".join(config.classes.names[1:]) + "." if has_objects else f"{labels}{classes}.",
+        tag="instance-segmentation" if has_objects else "semantic-segmentation",
         model=config.model,
         data=config.data["name"],
-        num_classes=config.classes.num_classes,
-        classes=", ".join(config.classes.names),
         options=", ".join(f"{name}={value}" for name, value in config.options.items()) or "(defaults)",
         channels=config.channels,
-        **(IMAGE_WORDS if config.volume is None else VOLUME_WORDS),
+        **words,
         working=_working(config),
-        main=f"structure Dice {_number(metrics['structure_dice'])}, " if "structure_dice" in metrics else "",
+        validation=", ".join(f"{title} {_number(metrics[key])}" for key, title in SCORES.items() if key in metrics),
         train_images=config.data["num_images"].get("train", 0),
         digest=config.data["digest"][:12],
         length=f"{metrics['trees']} trees" if "trees" in metrics else f"{metrics['steps']} steps",
@@ -70,12 +89,18 @@ def model_card(config: BundleConfig, metrics: dict[str, Any]) -> str:
         seed=config.training["seed"],
         start=_start(config.training.get("start_from")),
         images=metrics["images"],
-        miou=_number(metrics["miou"]),
-        accuracy=_number(metrics["pixel_accuracy"]),
-        dice=_number(metrics["mean_dice"]),
         versions=", ".join(f"{name} {version}" for name, version in config.versions.items()),
-        rows=rows,
+        table=_class_table(metrics),
+        more=OBJECT_CODE if has_objects else "",
+        meaning=OBJECT_MEANING if has_objects else PIXEL_MEANING,
     )
+
+
+def _class_table(metrics: dict[str, Any]) -> str:
+    if "iou" not in metrics:
+        return ""
+    rows = "\n".join(f"| {name} | {_number(value)} |" for name, value in metrics["iou"].items())
+    return f"| class | IoU |\n| --- | --- |\n{rows}\n"
 
 
 def _working(config: BundleConfig) -> str:

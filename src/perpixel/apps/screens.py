@@ -132,8 +132,8 @@ def _show_object_facts(table: Table, facts: Any) -> None:
         f"{facts.median_side:.0f} pixels a side in the middle, boxes of {facts.small_box:.0f} to {facts.large_box:.0f}"
     )
     table.add_row("their size", sides)
-    shares = f"{facts.contact_share:.0%} touch another one, {facts.overlap_share:.0%} overlap, {facts.frame_share:.0%} at the frame"
-    table.add_row("their place", shares)
+    shares = f"{facts.contact_share:.0%} touch another one, {facts.overlap_share:.0%} overlap"
+    table.add_row("their place", f"{shares}, {facts.frame_share:.0%} at the frame")
 
 
 def _show_foreground(table: Table, volumes: Any) -> None:
@@ -277,8 +277,9 @@ def _show_class_scores(console: Console, rows: Sequence[Mapping[str, Any]]) -> N
 
 def _show_objects(console: Console, scores: Mapping[str, Any]) -> None:
     """One row a class of objects, and what became of all of them."""
-    columns = {"true": "true", "predicted": "predicted", "mask_ap": "mask AP", "mask_ap50": "at 0.5",
-               "box_ap": "box AP", "matching_ap50": "AP50", "f1_50": "F1 at 0.5", "f1_75": "at 0.75", "pq": "PQ", "aji": "AJI"}  # fmt: skip
+    columns = {"true": "true", "predicted": "predicted", "mask_ap": "mask AP", "mask_ap50": "at 0.5"}
+    columns |= {"box_ap": "box AP", "matching_ap50": "AP50", "f1_50": "F1 at 0.5", "f1_75": "at 0.75"}
+    columns |= {"pq": "PQ", "aji": "AJI"}
     table = _table("class", *columns.values())
     for row in scores["per_class"]:
         counts = [format_count(row.get(key)) for key in ("true", "predicted")]

@@ -241,7 +241,7 @@ def _recipe(config: TrainConfig, plan: Plan, *, spent_s: float, is_extended: boo
 def _training_record(folder: RunFolder, config: TrainConfig, plan: Plan) -> dict[str, Any]:
     return {
         "loss": plan["loss"],
-        "class_weights": plan["class_weights"],
+        "class_weights": plan.get("class_weights", "none"),
         "mirrors": _mirrors(plan),
         "start_from": None if config.start_from is None else start_record(folder),
     }

@@ -69,6 +69,10 @@ class Plan:
         """False for decisions that did not exist yet when the plan was made."""
         return any(line.setting == setting for line in self.lines)
 
+    def get(self, setting: str, default: Any) -> Any:
+        """The value of a decision, or `default` where none was needed."""
+        return next((line.value for line in self.lines if line.setting == setting), default)
+
     def to_json(self) -> dict[str, Any]:
         return {"lines": [asdict(line) for line in self.lines]}
 
