@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from perpixel.models import NETS, option_names
+from perpixel.models import DETECTORS, NETS, option_names
 from perpixel.models.cards import CARDS
 from perpixel.models.drawing_layout import lay_out
 
@@ -30,7 +30,7 @@ make_models = load()
 
 
 def test_every_model_has_a_card() -> None:
-    assert list(CARDS) and set(CARDS) == set(NETS)
+    assert list(CARDS) and set(CARDS) == set(NETS | DETECTORS)
 
 
 @pytest.mark.parametrize("name", NETS)

@@ -12,7 +12,7 @@ import pytest
 from torch import Tensor, nn
 
 from perpixel.data.instances import InstanceDataset, open_instances
-from perpixel.engine.evaluate_instances import choose_cases, evaluate_instances, score_instances
+from perpixel.engine.evaluate_instances import choose_cases, evaluate_instances
 from perpixel.engine.instance_cases import ERROR_COLOURS, draw_errors
 from perpixel.engine.instance_measures import SCORE_DEFINITIONS, InstanceMeasures
 from perpixel.errors import InputError
@@ -136,7 +136,6 @@ def test_nothing_is_found(dataset: InstanceDataset, tmp_path: Path) -> None:
     result = evaluate_instances(nothing, dataset, "test", tmp_path / "out")
     assert result["scores"]["mask_ap"] == result["scores"]["f1_50"] == result["scores"]["pq"] == 0
     assert result["scores"]["precision_50"] is None
-    assert score_instances(nothing, dataset, dataset.split("test"))["score"] == 0
 
 
 def test_a_split_without_any_object(dataset: InstanceDataset, tmp_path: Path) -> None:
@@ -145,18 +144,6 @@ def test_a_split_without_any_object(dataset: InstanceDataset, tmp_path: Path) ->
     none = replace(dataset, images=images)
     result = evaluate_instances(predictor_of(none), none, "test", tmp_path / "out")
     assert result["scores"]["mask_ap"] is None and result["errors"]["true"] == 0 and len(result["cases"]) == 1
-
-
-def test_validation(dataset: InstanceDataset) -> None:
-    told: list[tuple[int, int]] = []
-    samples = dataset.split("test")
-    found = score_instances(predictor_of(dataset), dataset, samples, on_image=lambda *each: told.append(each))
-    assert found["score"] == found["mask_ap"] == found["pq"] == 1 and told[-1] == (4, 4)
-    assert score_instances(predictor_of(dataset), dataset, samples, by="matching_ap")["score"] == 1
-    with pytest.raises(InputError, match="unknown score 'miou'"):
-        score_instances(predictor_of(dataset), dataset, samples, by="miou")
-    with pytest.raises(InputError, match="no image to validate on"):
-        score_instances(predictor_of(dataset), dataset, [])
 
 
 def test_other_classes_are_refused(dataset: InstanceDataset, tmp_path: Path) -> None:

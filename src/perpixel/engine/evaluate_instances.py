@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -13,17 +10,15 @@ from typing import Any
 
 from perpixel.data import Sample
 from perpixel.data.instances import InstanceDataset
-from perpixel.engine.evaluate import CASES, check_classes, image_groups
+from perpixel.engine.evaluate import CASES, check_classes, empty_folder, image_groups, write_csv
 from perpixel.engine.instance_cases import case_pictures
 from perpixel.engine.instance_measures import SCORE_DEFINITIONS, InstanceMeasures
-from perpixel.errors import InputError
-from perpixel.files import make_folder, write_json, write_text
+from perpixel.files import write_json
 from perpixel.images import write_png
 from perpixel.inference.instance_files import display_bright
 from perpixel.inference.instance_predictor import InstancePredictor, check_score
 from perpixel.labels import Instances
 
-OWN_FILES = {"scores.json", "per_image.csv", "cases"}
 # What images are ranked by for the pictures of best and worst ones.
 RANKED_BY = "mean_f1"
 OnImage = Callable[[int, int, str], None]
@@ -61,7 +56,7 @@ def evaluate_instances(
     check_classes(predictor.classes, dataset.images)
     samples = dataset.split(split)
     least = predictor.min_score if min_score is None else check_score(min_score)
-    folder = _empty_folder(Path(out))
+    folder = empty_folder(Path(out))
     measures = InstanceMeasures(dataset.classes, min_score=least, boundary=boundary)
     table: list[dict[str, Any]] = []
     found: list[Instances] = []
@@ -76,7 +71,7 @@ def evaluate_instances(
         timing["measuring_s"] += time.perf_counter() - began
         if on_image is not None:
             on_image(done + 1, len(samples), sample.name)
-    _write_csv(folder / "per_image.csv", table)
+    write_csv(folder / "per_image.csv", table)
     groups = image_groups(samples)
     result = {
         "task": "instances",
@@ -101,39 +96,6 @@ def evaluate_instances(
     return result
 
 
-def score_instances(
-    predictor: InstancePredictor,
-    dataset: InstanceDataset,
-    samples: Sequence[Sample],
-    *,
-    by: str = "mask_ap",
-    min_score: float | None = None,
-    on_image: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-    """Scores of some images at their full size, for validation within training; "score" is the one named `by`.
-
-    Args:
-        by: a name of SCORE_DEFINITIONS. "mask_ap" ranks by scores; "matching_ap" does not look at them.
-        min_score: as for `evaluate_instances`.
-        on_image: called with (done, total).
-    Raises:
-        InputError: an unknown score, no image.
-    """
-    if by not in SCORE_DEFINITIONS or by.startswith("boundary"):
-        raise InputError(f"unknown score '{by}' of objects: choose one such as mask_ap, matching_ap, pq or f1_50")
-    if not samples:
-        raise InputError("no image to validate on: give one or more")
-    least = predictor.min_score if min_score is None else check_score(min_score)
-    measures = InstanceMeasures(dataset.classes, min_score=least, boundary=False)
-    for done, (_, pred, target, _) in enumerate(_predict_all(predictor, dataset, samples)):
-        measures.add(pred, target)
-        if on_image is not None:
-            on_image(done + 1, len(samples))
-    scores = measures.summary()
-    chosen = ("mask_ap", "mask_ap50", "box_ap", "matching_ap", "matching_ap50", "f1_50", "f1_75", "pq", "aji")
-    return {"score": scores[by] or 0.0, **{name: scores[name] for name in chosen}}
-
-
 def _predict_all(
     predictor: InstancePredictor, dataset: InstanceDataset, samples: Sequence[Sample]
 ) -> Iterator[tuple[Sample, Instances, Instances, float]]:
@@ -155,28 +117,6 @@ def _timing(timing: dict[str, float], images: int) -> dict[str, Any]:
         "megapixels_per_s": round(timing["pixels"] / seconds / 1e6, 3),
         "measuring_s": round(timing["measuring_s"], 3),
     }
-
-
-def _empty_folder(folder: Path) -> Path:
-    """`folder` without the results of an earlier evaluation.
-
-    Raises:
-        InputError: other files are in it: they are the user's.
-    """
-    if folder.is_dir():
-        strange = sorted({entry.name for entry in folder.iterdir()} - OWN_FILES)
-        if strange:
-            raise InputError(f"{folder}: holds other files than results ({strange[0]}): choose another --out")
-        shutil.rmtree(folder)
-    return make_folder(folder)
-
-
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
 
 
 def _write_cases(

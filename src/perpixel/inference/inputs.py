@@ -56,3 +56,10 @@ def scale_and_offset(normalisation: Normalisation, image: np.ndarray) -> tuple[n
     mean, std = np.asarray(normalisation.mean, np.float32), np.asarray(normalisation.std, np.float32)
     factor = 1 / (np.maximum(high - low, np.float32(1e-12)) * std)
     return factor, -low * factor - mean / std
+
+
+def torch_ready(array: np.ndarray) -> np.ndarray:
+    """uint8 and float32 as they are; other dtypes as float32, since torch knows few operations on uint16."""
+    if array.dtype in (np.uint8, np.float32):
+        return np.ascontiguousarray(array)
+    return array.astype(np.float32)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from perpixel.errors import InputError
 from perpixel.images import Normalisation
-from perpixel.inference.inputs import image_array, scale_and_offset
+from perpixel.inference.inputs import image_array, scale_and_offset, torch_ready
 from perpixel.inference.instance_tiles import merge_tiles
 from perpixel.inference.instance_views import tile_image
 from perpixel.inference.predictor import OVERLAP, Prediction
@@ -109,7 +109,7 @@ class InstancePredictor:
         found = []
         for number, tile in enumerate(tiles):
             x0, y0, x1, y1 = tile.box
-            window = torch.from_numpy(_torch_ready(array[y0:y1, x0:x1])).permute(2, 0, 1)[None]
+            window = torch.from_numpy(torch_ready(array[y0:y1, x0:x1])).permute(2, 0, 1)[None]
             found.append(self._detect(window.to(self.device).float() * factor + offset))
             if on_tile is not None:
                 on_tile(number + 1, len(tiles))
@@ -180,10 +180,3 @@ def check_score(min_score: float) -> float:
     if not 0 <= min_score <= 1:
         raise InputError(f"min_score is {min_score}: give a score from 0 to 1")
     return min_score
-
-
-def _torch_ready(array: np.ndarray) -> np.ndarray:
-    """uint8 and float32 as they are; other dtypes as float32, since torch knows few operations on uint16."""
-    if array.dtype in (np.uint8, np.float32):
-        return np.ascontiguousarray(array)
-    return array.astype(np.float32)

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perpixel.errors import InputError
-from perpixel.images import Normalisation, read_image
+from perpixel.images import Normalisation
 from perpixel.inference.bundle import BundleConfig
 from perpixel.inference.crf.dense import OnStep
 from perpixel.inference.crf.settings import CrfSettings
+from perpixel.inference.inputs import image_array, torch_ready
 from perpixel.inference.refine import refined
 from perpixel.inference.sampling import check_samples, mean_of_passes, sampling
 from perpixel.inference.sliding import Run, sliding_window
@@ -123,7 +123,7 @@ class Predictor:
         """
         check_samples(self.model, samples)
         array = self.as_image(image)
-        tensor = torch.from_numpy(_torch_ready(array)).permute(2, 0, 1)[None]
+        tensor = torch.from_numpy(torch_ready(array)).permute(2, 0, 1)[None]
         limits = self.normalisation.limits(array)
         with sampling(self.model, self.device, seed) if samples else nullcontext():
             result = sliding_window(
@@ -160,33 +160,7 @@ class Predictor:
         Raises:
             InputError: unreadable file, wrong number of channels, not an image array, NaN or infinite values.
         """
-        where = "image" if isinstance(image, np.ndarray) else str(image)
-        array = image if isinstance(image, np.ndarray) else read_image(Path(image))
-        if array.ndim == 2:
-            array = array[..., None]
-        if array.ndim != 3 or array.size == 0 or array.dtype.kind not in "uif":
-            raise InputError(
-                f"{where}: shape {array.shape}, dtype {array.dtype}: give numbers of shape (height, width, channels)"
-            )
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            bad = int((~np.isfinite(array)).sum())
-            raise InputError(f"{where}: {bad} of {array.size} values are NaN or infinite: replace them by numbers")
-        return self._match_channels(array, where)
-
-    def _match_channels(self, array: np.ndarray, where: str) -> np.ndarray:
-        have, need = array.shape[2], self.config.channels
-        if have == need:
-            return array
-        # Saving tools change grey to RGB and add alpha without a word; these three lose nothing.
-        if need == 3 and have == 1:
-            return np.repeat(array, 3, axis=2)
-        if need == 3 and have == 4:
-            return array[..., :3]
-        if need == 1 and have == 3 and (array == array[..., :1]).all():
-            return array[..., :1]
-        raise InputError(
-            f"{where}: {have} channels, but the model was trained on {need}: give images like the training images"
-        )
+        return image_array(image, self.config.channels)
 
     def _runner(self, limits: tuple[np.ndarray, np.ndarray], tta: bool, samples: int) -> Run:
         device = self.device
@@ -265,10 +239,3 @@ def run_model(model: nn.Module, image: Tensor) -> Tensor:
     padded = model.fit_size((height + 2 * margin, width + 2 * margin))  # type: ignore[operator]
     logits = model(mirror_to(image, padded, margin))
     return logits[..., :height, :width]
-
-
-def _torch_ready(array: np.ndarray) -> np.ndarray:
-    """uint8 and float32 as they are; other dtypes as float32, since torch knows few operations on uint16."""
-    if array.dtype in (np.uint8, np.float32):
-        return np.ascontiguousarray(array)
-    return array.astype(np.float32)

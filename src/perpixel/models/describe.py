@@ -16,6 +16,7 @@ from perpixel.encoders import Encoder
 from perpixel.errors import InputError
 from perpixel.layers import BilinearUpsample
 from perpixel.models.drawing import draw
+from perpixel.models.mask_rcnn import MaskRCNN
 from perpixel.models.stages import IMAGE, LOGITS, Edge, Stage, short_count
 from perpixel.models.trace import Link, Trace, View
 
@@ -97,6 +98,11 @@ def describe(model: nn.Module, *, in_channels: int, size: tuple[int, ...]) -> De
     if len(size) != axes:
         words = "volumes, depth x height x width" if axes == 3 else "images, height x width"
         raise InputError(f"size {'x'.join(map(str, size))}: {type(model).__name__} takes {words}: give {axes} sides")
+    if isinstance(model, MaskRCNN):
+        raise InputError(
+            f"{type(model).__name__}: what it computes depends on what it finds, so that it has no fixed stages: "
+            "perpixel models lists its options"
+        )
     stages = _stages(model)
     watch = _Watch(model, stages)
     image = torch.empty(1, in_channels, *size, device="meta")
