@@ -95,7 +95,7 @@ def read(root: Path, classes: ClassTable | None) -> Layout:
 
 def _load(file: Path) -> dict[str, Any]:
     """data.yaml, which is plain YAML without tags."""
-    import yaml  # comes with timm
+    import yaml
 
     try:
         if file.stat().st_size > MOST_BYTES:
