@@ -32,6 +32,8 @@ from perpixel.apps.wording import (
     printable,
 )
 
+# What a validation tells beside its main score: the first of these that there is.
+FURTHER_SCORES = (("pixel_accuracy", "pixel accuracy"), ("mask_ap", "mask AP"), ("f1_50", "F1 at IoU 0.5"))
 LINE_EVERY_S = 10.0
 
 Event = Mapping[str, Any]
@@ -128,9 +130,10 @@ class ProgressPrinter:
         self.live_score = score if is_number(score) else None
         best = "  best so far" if event.get("is_best") else ""
         at = f" at step {event['step']}" if self.total_steps else ""
+        further = [(name, title) for name, title in FURTHER_SCORES if name in event and name != key]
+        told = "".join(f"  {title} {format_score(event[name])}" for name, title in further[:1])
         self._line(
-            f"validation{at}: {self.score_title} {format_score(score)}"
-            f"  pixel accuracy {format_score(event.get('pixel_accuracy'))}"
+            f"validation{at}: {self.score_title} {format_score(score)}{told}"
             f"  ({format_duration(event.get('seconds'))}){best}",
             style="green" if best else "",
         )
