@@ -75,7 +75,7 @@ def check_result(fingerprint: dict[str, Any], *, severity: str = "warning") -> A
     }
     problems = (SimpleNamespace(**problem),)
     return SimpleNamespace(
-        fingerprint=SimpleNamespace(**{"spatial_dims": 2, "volumes": None, **fingerprint}),
+        fingerprint=SimpleNamespace(**{"spatial_dims": 2, "volumes": None, "instances": None, **fingerprint}),
         problems=problems,
         errors=tuple(p for p in problems if p.severity == "error"),
         to_json=lambda: {"fingerprint": fingerprint, "problems": [problem]},

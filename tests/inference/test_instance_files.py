@@ -81,6 +81,7 @@ def test_ids_of_the_truths(images: list[Path], tmp_path: Path) -> None:
         predict_instance_files(predictor(), images, out, image_ids={"a/one": 1, "a/none": 2})
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
 def test_pycocotools_reads_it(images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     coco = pytest.importorskip("pycocotools.coco")
     predict_instance_files(predictor(), images, tmp_path / "out", overlays=False)

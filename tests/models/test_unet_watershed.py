@@ -80,7 +80,7 @@ def test_an_untrained_net_and_an_empty_image_give_objects_or_none() -> None:
 def test_grouping_goes_through_options() -> None:
     values = Grouping(persistence=0.3).to_json()
     assert small(grouping=values).grouping == Grouping(persistence=0.3)
-    assert small(grouping=Grouping(least_area=3)).grouping.least_area == 3
+    assert small(grouping=Grouping(least_area=3).to_json()).grouping.least_area == 3
     with pytest.raises(InputError, match="unknown setting 'marker'"):
         small(grouping={"marker": 1})
 

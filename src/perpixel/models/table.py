@@ -21,6 +21,7 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "Path": ((Path,), ""),
     "None": ((type(None),), ""),
     "Sequence[Sequence[int]]": ((list, tuple), "a list of lists of whole numbers"),
+    "Mapping[str, Any]": ((dict,), "values by name"),
     "Sequence[int]": ((list, tuple), "a list of whole numbers"),
     "Sequence[float]": ((list, tuple), "a list of numbers"),
 }

@@ -36,7 +36,7 @@ class UNetWatershed(nn.Module):
 
     Args:
         width, depth, norm, up, dropout, encoder, variant, weights, decoder_channels, head_stride, final: of `UNet`.
-        grouping: how `detect` groups; a `Grouping`, or its values by name. Training chooses it on validation images.
+        grouping: how `detect` groups: values of a `Grouping` by name. Training chooses it on validation images.
     """
 
     aux_weights: tuple[float, ...] = ()
@@ -57,11 +57,11 @@ class UNetWatershed(nn.Module):
         decoder_channels: Sequence[int] | None = None,
         head_stride: int = 1,
         final: str = "bilinear",
-        grouping: Grouping | Mapping[str, Any] | None = None,
+        grouping: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.grouping = grouping if isinstance(grouping, Grouping) else Grouping.from_json(grouping or {})
+        self.grouping = Grouping.from_json(grouping or {})
         self.unet = UNet(
             in_channels,
             num_classes + EXTRA_MAPS,
