@@ -33,6 +33,28 @@ def test_frozen_is_batch_normalisation_in_eval_mode_in_either_mode():
     assert torch.equal(net[1].running_mean, norm.running_mean)  # two batches in train mode moved nothing
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_gradient_is_that_of_batch_normalisation_and_keeps_no_maps(dtype):
+    norm = lively(nn.BatchNorm2d(6)).eval()
+    net = nn.Sequential(lively(nn.BatchNorm2d(6)))
+    replace_batch_norm(net, "frozen")
+    found, kept = [], []
+    for part in (norm, net):
+        maps = torch.randn(2, 6, 4, 5, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda value, s=sizes: s.append(value.numel()) or value, lambda v: v
+        ):
+            answer = part(maps)
+        answer.backward(torch.arange(240.0).view(2, 6, 4, 5).to(dtype))
+        assert answer.dtype == maps.grad.dtype == dtype
+        found.append((answer.detach(), maps.grad))
+        kept.append(max(sizes))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.allclose(found[0][1].float(), found[1][1].float(), rtol=1e-5 if dtype == torch.float32 else 1e-2)
+    assert kept == [240, 6]
+
+
 def test_by_hand_and_eps():
     frozen = FrozenBatchNorm2d(1, eps=0.0)
     assert frozen.is_new()

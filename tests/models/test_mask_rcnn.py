@@ -15,7 +15,7 @@ from perpixel.errors import InputError
 from perpixel.labels import Instances
 from perpixel.layers.replace_norm import FrozenBatchNorm2d
 from perpixel.models.mask_rcnn import CARD, MaskRCNN, level_indices
-from perpixel.models.mask_rcnn_heads import MaskHead, PyramidRoIAlign
+from perpixel.models.mask_rcnn_heads import MaskHead
 from perpixel.models.mask_rcnn_targets import Truth
 
 SMALL = {
@@ -170,31 +170,6 @@ def test_one_class_and_lost_statistics_are_refused(tmp_path):
 
 
 # ---- heads
-
-
-def test_boxes_go_to_the_level_of_their_size():
-    align = PyramidRoIAlign((4, 8, 16, 32), 7, aligned=True)
-    sides = torch.tensor([10.0, 111, 112, 223, 224, 447, 448, 2000])
-    boxes = torch.stack([torch.zeros(8), torch.zeros(8), sides, sides], dim=1)
-    assert align.level_of(boxes).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert PyramidRoIAlign((2, 4, 8), 7, aligned=True).level_of(boxes).tolist() == [0, 1, 2, 2, 2, 2, 2, 2]
-    tiny = torch.tensor([[0.0, 0.0, 50.0, 50.0]])
-    assert PyramidRoIAlign((2, 4, 8), 7, aligned=True).level_of(tiny).tolist() == [0]
-
-
-@pytest.mark.parametrize(("aligned", "shift"), [(True, 0.0), (False, 0.5)])
-def test_cells_hold_the_values_under_them(aligned, shift):
-    # Level 0 holds the column of each of its pixels' middle, in pixels of the image; level 1 holds 1000.
-    fine = (torch.arange(16.0) * 4 + 2).expand(2, 1, 16, 16).clone()
-    fine[1] += 100
-    levels = [fine, torch.full((2, 1, 32, 32), 1000.0)]
-    boxes = [torch.tensor([[0.0, 0.0, 200.0, 200.0], [8.0, 8.0, 36.0, 36.0]]), torch.tensor([[8.0, 8.0, 36.0, 36.0]])]
-    cells, places = PyramidRoIAlign((4, 8), 7, aligned=aligned)(levels, boxes)
-    assert cells.shape == (3, 1, 7, 7) and places.tolist() == [2, 0, 1]  # level by level
-    cells = cells[places]
-    assert (cells[0, 0, 0] == 1000).all()
-    expected = 8 + 4 * torch.arange(7.0) + 2 + 4 * shift
-    assert torch.allclose(cells[1, 0], expected.expand(7, 7)) and torch.allclose(cells[2, 0], expected + 100)
 
 
 def test_the_mask_head_computes_one_class_of_all():

@@ -29,7 +29,9 @@ from perpixel.layers import FrozenBatchNorm2d, pad_to_least, pad_to_multiple, re
 from perpixel.layers.replace_norm import NORMS
 from perpixel.models.card import Card, Count
 from perpixel.models.dilated_encoder import is_own_resnet
+from perpixel.models.mask_rcnn_heads import BoxHead, MaskHead
 from perpixel.models.paste_masks import paste_masks
+from perpixel.models.roi_align import PyramidRoIAlign, prepare_levels
 
 HEAD_NORMS = ("none", "batch", "group")
 # An anchor of level i is so many times its stride large: 32 at stride 4.
@@ -153,7 +155,6 @@ class MaskRCNN(nn.Module):
         max_objects: int = 100,
     ) -> None:
         # torchvision takes longer to import than torch; other models do without.
-        from perpixel.models.mask_rcnn_heads import BoxHead, MaskHead, PyramidRoIAlign
         from perpixel.models.mask_rcnn_regions import ProposalNetwork, Regions, build_pyramid
 
         super().__init__()
@@ -201,29 +202,31 @@ class MaskRCNN(nn.Module):
         """
         size = (image.shape[-2], image.shape[-1])
         padded = pad_to_least(pad_to_multiple(image, max(MULTIPLE, self.encoder.multiple)), self.encoder.least)
-        features = self.encoder(padded)
-        named = {str(level): features[index] for level, index in enumerate(self.indices)}
-        levels = list(self.pyramid(named).values())
+        levels = self._levels(padded)
         if self.training:
             return self._losses(padded, size, levels, targets)
         proposals, _ = self.rpn.propose(padded, size, levels, None)
-        levels = _fp32(levels[:-1])
+        levels = prepare_levels(levels[:-1])
         boxes, scores, classes = self.regions.detect(*self._boxes(levels, proposals), proposals, size)
         masks = self._masks(levels, boxes, torch.cat(classes)).sigmoid()
         split = masks.split([len(each) for each in boxes])
         return [Detections(*each) for each in zip(boxes, scores, classes, split)]
 
+    def _levels(self, padded: Tensor) -> list[Tensor]:
+        """The pyramid, fine to coarse; the encoder's features are gone when it returns."""
+        features = self.encoder(padded)
+        named = {str(level): features[index] for level, index in enumerate(self.indices)}
+        return list(self.pyramid(named).values())
+
     def _boxes(self, levels: list[Tensor], proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Class logits (N, K) and offsets (N, 4 K) of the proposals of all images."""
-        cells, places = self.box_align(levels, proposals)
-        logits, offsets = self.box_head(cells)
-        return logits[places], offsets[places]
+        logits, offsets = self.box_head(self.box_align(levels, proposals))
+        return logits, offsets
 
     def _masks(self, levels: list[Tensor], boxes: list[Tensor], classes: Tensor) -> Tensor:
         """Mask logits (N, m, m) of the boxes of all images, each of its class."""
-        cells, places = self.mask_align(levels, boxes)
-        masks: Tensor = self.mask_head(cells, classes[places.argsort()])
-        return masks[places]
+        masks: Tensor = self.mask_head(self.mask_align(levels, boxes), classes)
+        return masks
 
     def _losses(
         self, padded: Tensor, size: tuple[int, int], levels: list[Tensor], targets: Sequence[object] | None
@@ -239,7 +242,7 @@ class MaskRCNN(nn.Module):
         self._check_trainable()
         truths = [Truth.of(each, padded.device) for each in targets]  # type: ignore[arg-type]
         proposals, losses = self.rpn.propose(padded, size, levels, truths)
-        levels = _fp32(levels[:-1])
+        levels = prepare_levels(levels[:-1])
         samples = self.regions.sample(proposals, truths)
         losses |= self.regions.losses(*self._boxes(levels, samples.boxes), samples)
         boxes, objects, classes = samples.on_objects()
@@ -288,11 +291,6 @@ class MaskRCNN(nn.Module):
         """The parts that `describe` lists, in order."""
         names = ("encoder", "pyramid", "rpn", "box_align", "box_head", "mask_align", "mask_head")
         return {name.replace("_", " "): self.get_submodule(name) for name in names}
-
-
-def _fp32(levels: list[Tensor]) -> list[Tensor]:
-    """Levels as RoIAlign takes them; once for both heads, since it would convert whole maps on each call."""
-    return [maps.float().contiguous() for maps in levels]
 
 
 def level_indices(name: str, strides: Sequence[int], finest: int) -> list[int]:
